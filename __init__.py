@@ -1,0 +1,23 @@
+"""flambeau: serve PyTorch models with TorchServe's archives, handlers, commands and clients."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+__all__ = ["FlambeauError", "__version__"]
+
+
+class FlambeauError(Exception):
+    """Root of every error that flambeau raises on purpose.
+
+    ``status`` is the HTTP status that the error is answered with, ``type`` the name in the
+    answer's ``type`` field (TorchServe's exception names, which its clients match on), and the
+    message is safe to show to a client: no path, socket or secret.
+    """
+
+    status: int = 500
+    type: str = "InternalServerException"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message

@@ -1,0 +1,1 @@
+"""Packaging: model files, weights and handler into one archive (``torch-model-archiver``)."""

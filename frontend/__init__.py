@@ -1,0 +1,1 @@
+"""The serving process: HTTP listeners, the engine that owns queues and workers, and the CLI."""

@@ -1,0 +1,171 @@
+"""The queue of one model version, and when its next batch leaves. Pure: time is an argument.
+
+A batch is formed only when a worker can take it. ``fixed`` waits as TorchServe does: up to
+``max_batch_delay`` from the moment at which a worker could have taken the first request.
+``adaptive`` waits only while another request is expected before the wait costs more than it saves;
+``Arrivals`` explains how it knows.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .jobs import Job
+
+NOW = float("-inf")
+"""A due time that has always passed."""
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """What the recent past says about the next request.
+
+    Clients mostly answer an answer with their next request, so the number of requests in the house
+    (waiting or running) just before a batch is answered tells how many clients there are: ``crowd``
+    follows it. As long as fewer are in the house than that, the others are on their way; once all
+    are there, nobody else is expected and waiting is in vain. How long to hold out for the next
+    one, after the last arrival or the last answers, is read from ``gap``, the usual time between
+    arrivals that meet a waiting request, and from ``service``, the time that a batch takes: waiting
+    costs each of the n waiting requests the wait and saves the newcomer about one service time, so
+    more than ``service / n`` never pays.
+
+    With one client the crowd is one: nothing waits, whatever the batch size.
+    """
+
+    crowd: float = 0.0
+    gap: float | None = None
+    service: float | None = None
+    _arrival: float = NOW
+    _stirred: float = NOW
+
+    def arrived(self, now: float, waiting: int) -> None:
+        """A request came and met ``waiting`` others in the queue."""
+        if waiting and self._arrival != NOW:
+            gap = now - self._arrival
+            self.gap = gap if self.gap is None else self.gap + (gap - self.gap) / 8
+        self._arrival = self._stirred = now
+
+    def answered(self, now: float, seconds: float, crowd: int) -> None:
+        """A batch took ``seconds``; ``crowd`` requests, its own included, were in the house."""
+        self._stirred = now
+        if crowd >= self.crowd:
+            self.crowd = float(crowd)
+        else:
+            self.crowd -= (self.crowd - crowd) / 4
+        self.service = (
+            seconds if self.service is None else self.service + (seconds - self.service) / 8
+        )
+
+    def hold_until(self, waiting: int, running: int, workers: int) -> float:
+        """The time up to which ``waiting`` requests had better wait for another."""
+        expected = round(self.crowd)
+        share = ceil(expected / max(workers, 1))
+        if waiting + running >= expected or waiting >= share:
+            return NOW
+        if self.gap is None or self.service is None:
+            return NOW
+        return self._stirred + min(4 * self.gap, self.service / waiting)
+
+
+class ModelQueue:
+    """First in, first out, bounded, with batches cut from the front.
+
+    Jobs that were settled while they waited (the client left) are skipped; they count no more from
+    the moment of ``discard``. A job of a lost batch goes back to the front and travels alone.
+    """
+
+    def __init__(
+        self, capacity: int, batch_size: int, max_batch_delay: float, *, adaptive: bool
+    ) -> None:
+        self.capacity = capacity
+        self.batch_size = batch_size
+        self.max_batch_delay = max_batch_delay
+        self.arrivals = Arrivals()
+        self._adaptive = adaptive
+        self._jobs: deque[Job] = deque()
+        self._discarded = 0
+        self._aggregating_since: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._jobs) - self._discarded
+
+    def __repr__(self) -> str:
+        return f"<ModelQueue {len(self)}/{self.capacity}>"
+
+    @property
+    def remaining(self) -> int:
+        """How many more jobs may wait."""
+        return max(0, self.capacity - len(self))
+
+    def offer(self, job: Job, now: float) -> bool:
+        """Queue ``job``; False when the queue is full."""
+        if len(self._jobs) - self._discarded >= self.capacity:
+            return False
+        if self.batch_size > 1:
+            self.arrivals.arrived(now, len(self))
+        self._jobs.append(job)
+        return True
+
+    def put_back(self, jobs: list[Job]) -> None:
+        """Jobs of a lost batch return to the front, in their order, whatever the capacity."""
+        self._jobs.extendleft(reversed(jobs))
+
+    def discard(self) -> None:
+        """One queued job was settled from outside; it will be skipped."""
+        self._discarded += 1
+        # Jobs whose clients gave up must not pile up behind a worker that is stuck.
+        if self._discarded > 64 and self._discarded > len(self._jobs) // 2:
+            self._jobs = deque(job for job in self._jobs if not job.is_settled)
+            self._discarded = 0
+
+    def head(self) -> Job | None:
+        """The oldest job that still waits."""
+        while self._jobs and self._jobs[0].is_settled:
+            self._jobs.popleft()
+            self._discarded -= 1
+        return self._jobs[0] if self._jobs else None
+
+    def due(self, now: float, running: int, workers: int) -> float | None:
+        """When the next batch should leave, given that a worker is free; None for an empty queue.
+
+        ``running`` jobs are in the hands of the version's ``workers`` workers.
+        """
+        head = self.head()
+        if head is None:
+            self._aggregating_since = None
+            return None
+        waiting = len(self)
+        if waiting >= self.batch_size or self.max_batch_delay <= 0 or head.must_travel_alone:
+            return NOW
+        if self._adaptive:
+            hold = self.arrivals.hold_until(waiting, running, workers)
+            return min(hold, head.offered_at + self.max_batch_delay)
+        if self._aggregating_since is None:
+            self._aggregating_since = now
+        return self._aggregating_since + self.max_batch_delay
+
+    def answered(self, now: float, seconds: float, running: int) -> None:
+        """A batch was answered ``seconds`` after it left; ``running`` still counts its jobs."""
+        if self.batch_size > 1:
+            self.arrivals.answered(now, seconds, len(self) + running)
+
+    def take(self) -> list[Job]:
+        """Cut the next batch from the front: at most ``batch_size`` jobs, a retried one alone."""
+        self._aggregating_since = None
+        batch: list[Job] = []
+        while len(batch) < self.batch_size:
+            job = self.head()
+            if job is None or (batch and job.must_travel_alone):
+                break
+            batch.append(self._jobs.popleft())
+            if job.must_travel_alone:
+                break
+        return batch
+
+    def waiting(self) -> list[Job]:
+        """The jobs that wait, oldest first."""
+        return [job for job in self._jobs if not job.is_settled]

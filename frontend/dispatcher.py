@@ -1,0 +1,184 @@
+"""Requests: into the queue, into batches, to an outcome. Fleet's part that is about jobs. Pure."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+from ..worker.protocol import Work
+from .commands import Agenda, Resolve, Send
+from .errors import (
+    DeadlineExceededError,
+    DrainingError,
+    InferenceError,
+    ModelFailedError,
+    NoWorkerError,
+    QueueFullError,
+)
+from .jobs import Batch, Job, JobState, Outcome
+from .lifecycle import VersionState, WorkerState
+from .roster import Exit, ExitReason, Version, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .. import FlambeauError
+    from ..worker.protocol import Answer, Result
+
+
+class Dispatcher:
+    """Gives every job one outcome and keeps ``Version.running`` equal to the jobs in flight."""
+
+    def __init__(self, agenda: Agenda, watch: Callable[[Worker], None]) -> None:
+        self._agenda = agenda
+        self._watch = watch
+        self._batch_ids = itertools.count(1)
+
+    def offer(self, version: Version, job: Job, now: float) -> None:
+        """Queue a new job; raises ServiceUnavailableError when that is not possible."""
+        name, requested = version.key[0], job.requested_version
+        if version.state is VersionState.FAILED and version.failure is not None:
+            raise ModelFailedError(failed_message(version))
+        if version.state is VersionState.DRAINING:
+            raise DrainingError(f'Model "{name}" is being unregistered.')
+        if not version.has_active_slot:
+            raise NoWorkerError(name, requested)
+        if version.spec.client_timeout:
+            job.deadline = job.offered_at + version.spec.client_timeout
+        if not version.queue.offer(job, now):
+            raise QueueFullError(name, requested)
+        if job.deadline is not None:
+            self._agenda.alarm(job.deadline, lambda at: self._expire(version, job, at))
+        self.dispatch(version, now)
+
+    def abandon(self, version: Version, job: Job) -> None:
+        """The client left: a waiting job leaves the queue, a running one is forgotten."""
+        if not job.is_settled:
+            self._settle(version, job, JobState.CANCELLED, Outcome())
+
+    def dispatch(self, version: Version, now: float) -> None:
+        """Send batches as long as a worker is free and one is due."""
+        queue = version.queue
+        while version.free:
+            due = queue.due(now, version.running, len(version.slots))
+            if due is None:
+                return
+            if due > now:
+                self._wake(version, due)
+                return
+            jobs = queue.take()
+            worker = version.free.popleft()
+            batch = Batch(next(self._batch_ids), jobs, now, now + version.spec.response_timeout)
+            for job in jobs:
+                job.move(JobState.RUNNING)
+                job.taken_at = now
+            if not worker.in_flight:
+                worker.move(WorkerState.BUSY)
+            worker.in_flight[batch.id] = batch
+            self._watch(worker)
+            version.running += len(jobs)
+            self._agenda.command(Send(worker.identity, Work(batch.id, jobs)))
+
+    def complete(self, worker: Worker, batch: Batch, result: Result, now: float) -> None:
+        """A worker answered ``batch``: settle its jobs. The caller decides what it does next."""
+        version = worker.slot.version
+        del worker.in_flight[batch.id]
+        took = now - batch.sent_at
+        version.queue.answered(now, took, version.running)
+        version.running -= len(batch.jobs)
+        for job, answer in zip(batch.jobs, result.answers, strict=True):
+            if not job.is_settled:
+                outcome = _outcome(job, answer, took, result.handler_seconds, len(batch.jobs))
+                to = JobState.FAILED if answer.is_error else JobState.DONE
+                self._settle(version, job, to, outcome)
+        if not worker.in_flight:
+            worker.move(WorkerState.READY)
+
+    def lose(self, version: Version, batch: Batch, exit: Exit, now: float) -> None:
+        """A batch was lost with its worker.
+
+        Its jobs go back to the front once and travel alone then: a poisonous input fails by
+        itself and its companions succeed. A lone request that ran out of time is the culprit
+        already; a second try would double its client's wait.
+        """
+        version.running -= len(batch.jobs)
+        is_culprit = exit.reason is ExitReason.RESPONSE_TIMEOUT and len(batch.jobs) == 1
+        may_retry = version.has_active_slot and not is_culprit
+        again: list[Job] = []
+        for job in batch.jobs:
+            if job.is_settled:
+                continue
+            job.losses += 1
+            if may_retry and job.losses <= version.spec.lost_retries:
+                job.move(JobState.QUEUED)
+                again.append(job)
+            else:
+                self._fail(version, job, InferenceError("Worker died.", exit.status), now)
+        version.queue.put_back(again)
+
+    def refuse_waiting(self, version: Version, now: float) -> None:
+        """Nobody will serve the queue any more: answer everyone in it."""
+        error: FlambeauError
+        for job in version.queue.waiting():
+            if version.state is VersionState.FAILED:
+                error = ModelFailedError(failed_message(version))
+            elif version.state is VersionState.DRAINING:
+                error = DrainingError(f'Model "{version.key[0]}" is being unregistered.')
+            else:
+                error = NoWorkerError(version.key[0], job.requested_version)
+            self._fail(version, job, error, now)
+
+    def _wake(self, version: Version, due: float) -> None:
+        if version.wake_at is None or due < version.wake_at:
+            version.wake_at = due
+            self._agenda.alarm(due, lambda now: self._woken(version, due, now))
+
+    def _woken(self, version: Version, due: float, now: float) -> None:
+        if version.wake_at == due:
+            version.wake_at = None
+        self.dispatch(version, now)
+
+    def _expire(self, version: Version, job: Job, now: float) -> None:
+        if not job.is_settled:
+            limit = f"{version.spec.client_timeout:g} s (clientTimeoutInMills)"
+            error = DeadlineExceededError(f"The request was not answered within {limit}.")
+            self._fail(version, job, error, now)
+
+    def _fail(self, version: Version, job: Job, error: FlambeauError, now: float) -> None:
+        waited = (job.taken_at or now) - job.offered_at
+        outcome = Outcome(status=error.status, error=error, queued=waited)
+        self._settle(version, job, JobState.FAILED, outcome)
+
+    def _settle(self, version: Version, job: Job, to: JobState, outcome: Outcome) -> None:
+        waiting = job.state is JobState.QUEUED
+        job.settle(to, outcome)
+        if waiting:
+            version.queue.discard()
+        if to is not JobState.CANCELLED:
+            self._agenda.command(Resolve(job))
+
+
+def failed_message(version: Version) -> str:
+    """What clients of a version that was given up are told."""
+    reason = version.failure.message if version.failure else "unknown reason"
+    return (
+        f'Model "{version.key[0]}" version {version.key[1]} could not be started: {reason} '
+        "Mend the archive and register it again, or scale it to try once more."
+    )
+
+
+def _outcome(job: Job, answer: Answer, took: float, handled: float, size: int) -> Outcome:
+    error = None
+    if answer.is_error:
+        error = InferenceError(bytes(answer.body).decode(errors="replace"), answer.status)
+    return Outcome(
+        status=answer.status,
+        reason=answer.reason,
+        headers=answer.headers,
+        body=answer.body,
+        error=error,
+        queued=job.taken_at - job.offered_at,
+        batched=took,
+        handled=handled,
+        batch_size=size,
+    )

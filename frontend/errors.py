@@ -1,0 +1,178 @@
+"""The frontend's branch of the error tree.
+
+::
+
+    FlambeauError                       500 InternalServerException
+    ├── BadRequestError                 400 BadRequestException
+    ├── ResourceNotFoundError           404 ResourceNotFoundException
+    ├── UnknownModelError               404 ModelNotFoundException
+    ├── UnknownVersionError             404 ModelVersionNotFoundException
+    ├── MethodNotAllowedError           405 MethodNotAllowedException
+    ├── RequestTimeoutError             408 RequestTimeoutException
+    ├── ConflictError                   409 ConflictStatusException
+    ├── DefaultVersionError             403 InvalidModelVersionException
+    ├── PayloadTooLargeError            413 PayloadTooLargeException
+    ├── WorkerStartError                500 InternalServerException  (507 when out of memory)
+    ├── InferenceError                  status of the worker's answer
+    ├── ServiceUnavailableError         503 ServiceUnavailableException
+    │   ├── NoWorkerError               nobody can take the request
+    │   ├── QueueFullError              too many requests wait already
+    │   ├── ModelFailedError            the model could not be started
+    │   └── DrainingError               the server or the version is going away
+    ├── DeadlineExceededError           504 RequestTimeoutException
+    ├── ConfigError                     a setting that cannot work: the server does not start
+    └── IllegalTransition               a bug: an object was asked for an impossible step
+
+``http/middlewares.py`` renders them, nothing else does. Names and texts that TorchServe's clients
+match on are TorchServe's.
+"""
+
+from __future__ import annotations
+
+from .. import FlambeauError
+
+
+class BadRequestError(FlambeauError):
+    """The request cannot be understood; the message names the offending parameter."""
+
+    status = 400
+    type = "BadRequestException"
+
+
+class DefaultVersionError(FlambeauError):
+    """The default version of a model cannot be removed while others exist."""
+
+    status = 403
+    type = "InvalidModelVersionException"
+
+
+class ResourceNotFoundError(FlambeauError):
+    """No such route."""
+
+    status = 404
+    type = "ResourceNotFoundException"
+
+    def __init__(self) -> None:
+        super().__init__("Requested resource is not found, please refer to API document.")
+
+
+class UnknownModelError(FlambeauError):
+    """No model of that name is registered."""
+
+    status = 404
+    type = "ModelNotFoundException"
+
+    def __init__(self, model_name: str) -> None:
+        super().__init__(f"Model not found: {model_name}")
+
+
+class UnknownVersionError(FlambeauError):
+    """The model is registered, but not in that version."""
+
+    status = 404
+    type = "ModelVersionNotFoundException"
+
+    def __init__(self, model_name: str, version: str) -> None:
+        super().__init__(f"Model version: {version} does not exist for model: {model_name}")
+
+
+class MethodNotAllowedError(FlambeauError):
+    """The route exists, the method does not."""
+
+    status = 405
+    type = "MethodNotAllowedException"
+
+    def __init__(self) -> None:
+        super().__init__("Requested method is not allowed, please refer to API document.")
+
+
+class RequestTimeoutError(FlambeauError):
+    """A management request could not be finished in the time that it was given."""
+
+    status = 408
+    type = "RequestTimeoutException"
+
+
+class ConflictError(FlambeauError):
+    """What was asked for exists already."""
+
+    status = 409
+    type = "ConflictStatusException"
+
+
+class PayloadTooLargeError(FlambeauError):
+    """The request body exceeds ``max_request_size``."""
+
+    status = 413
+    type = "PayloadTooLargeException"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"Request body exceeds the limit of {limit} bytes. "
+            "Send less, or raise max_request_size in the server's configuration."
+        )
+
+
+class WorkerStartError(FlambeauError):
+    """No worker of the version could be started; carries the status that says why."""
+
+    def __init__(self, message: str, status: int = 500) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class InferenceError(FlambeauError):
+    """The worker, or its death, answered the request with an error."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ServiceUnavailableError(FlambeauError):
+    """Not now; ``retry_after`` seconds from now may do."""
+
+    status = 503
+    type = "ServiceUnavailableException"
+    retry_after = 1
+
+
+class NoWorkerError(ServiceUnavailableError):
+    """The version has no worker. The text is TorchServe's, its stray quote included."""
+
+    def __init__(self, model_name: str, version: str | None) -> None:
+        which = f'"{model_name}"' if version is None else f'"{model_name}" Version {version}"'
+        super().__init__(
+            f"Model {which} has no worker to serve inference request. "
+            "Please use scale workers API to add workers. If this is a sequence inference, please "
+            "check if it is closed, or expired; or exceeds maxSequenceJobQueueSize"
+        )
+
+
+class QueueFullError(NoWorkerError):
+    """As many requests wait as the queue may hold. TorchServe has one text for both causes."""
+
+
+class ModelFailedError(ServiceUnavailableError):
+    """The version's workers cannot be started; the message carries the reason."""
+
+    retry_after = 30
+
+
+class DrainingError(ServiceUnavailableError):
+    """The server, or this version, takes no new requests."""
+
+
+class DeadlineExceededError(FlambeauError):
+    """The request outlived the time that its model grants a client."""
+
+    status = 504
+    type = "RequestTimeoutException"
+
+
+class ConfigError(FlambeauError):
+    """A setting that cannot work; the message names key, value, source and what is allowed."""
+
+
+class IllegalTransition(FlambeauError):
+    """A state machine was asked for a step that its table does not list: a bug in flambeau."""

@@ -1,0 +1,1 @@
+"""HTTP faces of the engine: TorchServe's inference, management and metrics APIs."""

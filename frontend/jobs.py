@@ -1,0 +1,114 @@
+"""One request on its way: ``Job``, the ``Batch`` it travels in, its ``Outcome``.
+
+A job gets exactly one outcome, ever: ``Job.settle`` is the only way to give it one, and the second
+call raises.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..worker.protocol import Body, Part
+from .errors import IllegalTransition
+
+if TYPE_CHECKING:
+    from .. import FlambeauError
+
+__all__ = ["JOB_TRANSITIONS", "Batch", "Body", "Job", "JobState", "Outcome", "Part"]
+
+
+class JobState(enum.Enum):
+    """Where a job is. QUEUED and RUNNING alternate only when a lost batch is retried."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+JOB_TRANSITIONS: dict[JobState, frozenset[JobState]] = {
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
+    JobState.RUNNING: frozenset(
+        {JobState.QUEUED, JobState.DONE, JobState.FAILED, JobState.CANCELLED}
+    ),
+    JobState.DONE: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+}
+
+
+@dataclass(slots=True, frozen=True)
+class Outcome:
+    """What the client gets: an answer of the worker, or ``error``.
+
+    ``reason`` is the status line's phrase, ``None`` for the standard one. ``queued``, ``batched``
+    and ``handled`` are seconds: in the queue, from batch formation to the worker's answer, and
+    inside the handler.
+    """
+
+    status: int = 200
+    reason: str | None = ""
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    body: Body = b""
+    error: FlambeauError | None = None
+    queued: float = 0.0
+    batched: float = 0.0
+    handled: float = 0.0
+    batch_size: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request for one model version.
+
+    ``id`` is the request id shown to client, handler and log; it need not be unique.
+    ``deadline`` is the clock reading after which no answer is wanted any more.
+    ``requested_version`` is what the client named: ``None`` when it took the default.
+    """
+
+    id: str
+    headers: dict[str, str]
+    parts: list[Part]
+    offered_at: float
+    deadline: float | None = None
+    requested_version: str | None = None
+    state: JobState = JobState.QUEUED
+    taken_at: float = 0.0
+    losses: int = 0
+    outcome: Outcome | None = None
+
+    @property
+    def must_travel_alone(self) -> bool:
+        """A job of a lost batch is retried by itself, so that a poisonous input fails alone."""
+        return self.losses > 0
+
+    @property
+    def is_settled(self) -> bool:
+        return self.outcome is not None
+
+    def is_expired(self, now: float) -> bool:
+        return self.deadline is not None and now >= self.deadline
+
+    def move(self, to: JobState) -> None:
+        """Take the step to ``to``; raises IllegalTransition if the table does not list it."""
+        if to not in JOB_TRANSITIONS[self.state]:
+            raise IllegalTransition(f"job {self.id}: {self.state.value} -> {to.value}")
+        self.state = to
+
+    def settle(self, to: JobState, outcome: Outcome) -> None:
+        """Give the job its one outcome."""
+        self.move(to)
+        self.outcome = outcome
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Jobs that travel together. ``id`` is unique within the server's life."""
+
+    id: int
+    jobs: list[Job]
+    sent_at: float
+    deadline: float

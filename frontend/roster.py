@@ -1,0 +1,240 @@
+"""Who works where: versions, their slots, and the worker that fills a slot right now. Pure data.
+
+Only Fleet changes these; everybody else reads them through their predicates.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .batcher import ModelQueue
+from .lifecycle import (
+    VERSION_TRANSITIONS,
+    WORKER_TRANSITIONS,
+    Lifecycle,
+    VersionKey,
+    VersionState,
+    WorkerState,
+)
+
+if TYPE_CHECKING:
+    from .jobs import Batch
+
+STABLE_AFTER = 30.0
+"""Seconds of readiness after which a worker's earlier crashes are forgotten."""
+BACK_OFF_CAP = 30.0
+"""Longest pause before a restart, in seconds."""
+BOOT_ATTEMPTS = 3
+"""Failed starts in a row after which a version without a ready worker is given up."""
+
+
+class ExitReason(enum.Enum):
+    """Why a worker is gone."""
+
+    STOPPED = "stopped"
+    BOOT_FAILURE = "boot_failure"
+    IMPORT_ERROR = "import_error"
+    OUT_OF_MEMORY = "out_of_memory"
+    EXIT_CODE = "exit_code"
+    SIGNAL = "signal"
+    OOM_KILL = "oom_kill"
+    RESPONSE_TIMEOUT = "response_timeout"
+    STARTUP_TIMEOUT = "startup_timeout"
+    PROTOCOL_VIOLATION = "protocol_violation"
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How one incarnation of a worker ended.
+
+    ``status`` is what a request that died with it is answered with, ``tail`` the last lines of its
+    stderr, ``code`` the exit code (negative: the signal), None when it was not known in time.
+    """
+
+    identity: str
+    reason: ExitReason
+    message: str
+    at: float
+    code: int | None = None
+    status: int = 500
+    tail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSpec:
+    """Everything that queueing and workers need to know of a version. Times are in seconds.
+
+    ``client_timeout`` and ``queue_size`` are per request and per version; 0 means no client
+    timeout. ``lost_retries`` is how often a request of a lost batch is tried again.
+    """
+
+    key: VersionKey
+    model_dir: str
+    handler: str
+    batch_size: int = 1
+    max_batch_delay: float = 0.1
+    adaptive_batching: bool = True
+    response_timeout: float = 120.0
+    startup_timeout: float = 120.0
+    client_timeout: float = 0.0
+    queue_size: int = 100
+    max_retry_timeout: float = 300.0
+    lost_retries: int = 1
+    device_type: str | None = None
+    device_ids: tuple[int, ...] = ()
+
+
+class Worker(Lifecycle[WorkerState]):
+    """One incarnation: a process with an identity that is never used again."""
+
+    __slots__ = ("alarm_at", "identity", "in_flight", "patience", "pid", "ready_at", "slot")
+
+    def __init__(self, identity: str, slot: Slot, patience: float) -> None:
+        super().__init__(f"worker {identity}", WORKER_TRANSITIONS, WorkerState.SPAWNED)
+        self.identity = identity
+        self.slot = slot
+        self.pid: int | None = None
+        self.in_flight: dict[int, Batch] = {}
+        self.ready_at: float | None = None
+        self.patience = patience
+        """When the step that it is on (start, load or stop) has taken too long."""
+        self.alarm_at: float | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        return self.state in (WorkerState.READY, WorkerState.BUSY)
+
+    def is_stable(self, now: float) -> bool:
+        return self.ready_at is not None and now - self.ready_at >= STABLE_AFTER
+
+    def overdue_at(self) -> float | None:
+        """When it has run out of time for what it is doing, if that can happen."""
+        if self.in_flight:
+            return min(batch.deadline for batch in self.in_flight.values())
+        return None if self.is_ready else self.patience
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A worker's place in a version; it outlives the incarnations that fill it."""
+
+    version: Version
+    number: int
+    device: int | None
+    worker: Worker | None = None
+    restarts: int = 0
+    crashes: int = 0
+    boot_failures: int = 0
+    failing_since: float | None = None
+    restart_at: float | None = None
+    started_at: float = 0.0
+    retiring: bool = False
+    last_exit: Exit | None = None
+
+    def back_off(self, jitter: float) -> float:
+        """Seconds until the next start: at once after the first crash, then doubling, capped."""
+        failures = max(self.crashes, self.boot_failures)
+        if failures <= 1 and not self.boot_failures:
+            return 0.0
+        return min(BACK_OFF_CAP, 0.25 * 2.0**failures) * jitter
+
+    def is_within_retry_window(self, now: float) -> bool:
+        """TorchServe's idea of a healthy worker: up, or not down for too long yet."""
+        if self.failing_since is None:
+            return True
+        return now - self.failing_since < self.version.spec.max_retry_timeout
+
+
+class Version(Lifecycle[VersionState]):
+    """One version of a model: its queue, its slots and what it is meant to be."""
+
+    __slots__ = (
+        "boot_failure",
+        "drain_deadline",
+        "failure",
+        "free",
+        "key",
+        "max_workers",
+        "min_workers",
+        "queue",
+        "running",
+        "slots",
+        "spec",
+        "wake_at",
+    )
+
+    def __init__(self, spec: VersionSpec) -> None:
+        super().__init__(f"version {'/'.join(spec.key)}", VERSION_TRANSITIONS, VersionState.LOADING)
+        self.spec = spec
+        self.key = spec.key
+        self.queue = ModelQueue(
+            spec.queue_size,
+            spec.batch_size,
+            spec.max_batch_delay,
+            adaptive=spec.adaptive_batching,
+        )
+        self.slots: dict[int, Slot] = {}
+        self.free: deque[Worker] = deque()
+        """One entry for each batch that a ready worker could take now."""
+        self.running = 0
+        """Jobs in flight."""
+        self.min_workers = 0
+        self.max_workers = 0
+        self.failure: Exit | None = None
+        """Why the version was given up."""
+        self.boot_failure: Exit | None = None
+        """The last failed start since somebody asked for workers."""
+        self.drain_deadline: float | None = None
+        self.wake_at: float | None = None
+
+    @property
+    def active_slots(self) -> list[Slot]:
+        return [slot for slot in self.slots.values() if not slot.retiring]
+
+    @property
+    def has_active_slot(self) -> bool:
+        return any(not slot.retiring for slot in self.slots.values())
+
+    @property
+    def ready_workers(self) -> list[Worker]:
+        return [
+            slot.worker
+            for slot in self.active_slots
+            if slot.worker is not None and slot.worker.is_ready
+        ]
+
+    @property
+    def is_settled(self) -> bool:
+        """Every slot that should be there is ready and nobody is leaving any more."""
+        return all(
+            not slot.retiring and slot.worker is not None and slot.worker.is_ready
+            for slot in self.slots.values()
+        )
+
+    def is_healthy(self, now: float) -> bool:
+        """TorchServe's /ping rule: enough workers that are up or may still come up."""
+        healthy = sum(slot.is_within_retry_window(now) for slot in self.active_slots)
+        return healthy >= self.min_workers
+
+    def due_state(self) -> VersionState:
+        """The state that the slots' condition calls for; DRAINING and FAILED are decisions."""
+        if self.state in (VersionState.DRAINING, VersionState.REMOVED, VersionState.FAILED):
+            return self.state
+        active = self.active_slots
+        if any(slot.failing_since is not None for slot in active):
+            was_ready = self.state in (VersionState.READY, VersionState.DEGRADED)
+            return VersionState.DEGRADED if was_ready else VersionState.LOADING
+        if not active or self.ready_workers:
+            return VersionState.READY
+        return VersionState.LOADING
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A worker that is out of the fleet while its process has yet to end."""
+
+    slot: Slot
+    exit: Exit

@@ -1,0 +1,1 @@
+"""Default handlers that an archive can name instead of shipping its own."""

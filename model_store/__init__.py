@@ -1,0 +1,1 @@
+"""Archives on disk: found by name, unpacked safely, described by typed manifests."""

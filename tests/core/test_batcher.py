@@ -1,0 +1,179 @@
+"""When a batch leaves, and who is in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from flambeau.frontend.batcher import NOW, ModelQueue
+from flambeau.frontend.jobs import Job, JobState, Outcome
+
+
+def make_job(at: float = 0.0, name: str = "r") -> Job:
+    return Job(name, {}, [], at)
+
+
+def make_queue(size: int = 4, delay: float = 0.1, *, adaptive: bool = True, capacity: int = 100):
+    return ModelQueue(capacity, size, delay, adaptive=adaptive)
+
+
+def fill(queue: ModelQueue, count: int, at: float = 0.0) -> list[Job]:
+    jobs = [make_job(at, str(i)) for i in range(count)]
+    assert all(queue.offer(job, at) for job in jobs)
+    return jobs
+
+
+def discard(queue: ModelQueue, job: Job) -> None:
+    job.settle(JobState.CANCELLED, Outcome())
+    queue.discard()
+
+
+def test_a_full_queue_refuses_and_forgets_the_refused():
+    queue = make_queue(capacity=2)
+    fill(queue, 2)
+    assert not queue.offer(make_job(), 0.0)
+    assert repr(queue) == "<ModelQueue 2/2>"
+
+
+def test_a_full_batch_is_due_at_once_under_every_policy():
+    for adaptive in (True, False):
+        queue = make_queue(4, adaptive=adaptive)
+        fill(queue, 4)
+        assert queue.due(0.0, 0, 1) == NOW
+
+
+def test_fixed_waits_from_the_moment_at_which_a_worker_could_have_taken_the_first():
+    queue = make_queue(adaptive=False, delay=0.1)
+    fill(queue, 1, at=1.0)
+    assert queue.due(5.0, 0, 1) == pytest.approx(5.1)
+    assert queue.due(5.05, 0, 1) == pytest.approx(5.1)
+    queue.take()
+    fill(queue, 1, at=6.0)
+    assert queue.due(6.0, 0, 1) == pytest.approx(6.1)
+
+
+def test_fixed_starts_a_new_wait_after_everybody_left():
+    queue = make_queue(adaptive=False, delay=0.1)
+    (job,) = fill(queue, 1)
+    assert queue.due(0.0, 0, 1) == pytest.approx(0.1)
+    discard(queue, job)
+    assert queue.due(0.05, 0, 1) is None
+    fill(queue, 1, at=1.0)
+    assert queue.due(1.0, 0, 1) == pytest.approx(1.1)
+
+
+def closed_loop(queue: ModelQueue, clients: int, batches: int, start: float = 0.0):
+    """Clients that send again once answered, and one worker that takes 20 ms for a batch.
+
+    Returns the batch sizes, how long the worker sat idle with somebody waiting, and the end.
+    """
+    service, think = 0.02, 0.0002
+    now, sizes, idle = start, [], []
+    arrivals = [start + i * think for i in range(clients)]
+    while len(sizes) < batches:
+        free_since = None
+        while True:
+            due = queue.due(now, 0, 1)
+            if due is not None and free_since is None:
+                free_since = now
+            if due is not None and due <= now:
+                break
+            upcoming = min([*arrivals[:1], *([due] if due is not None else [])])
+            now = max(now, upcoming)
+            if arrivals and arrivals[0] <= now:
+                queue.offer(make_job(now), arrivals.pop(0))
+        idle.append(now - free_since)
+        batch = queue.take()
+        sizes.append(len(batch))
+        done = now + service
+        while arrivals and arrivals[0] < done:
+            queue.offer(make_job(arrivals[0]), arrivals.pop(0))
+        for job in batch:
+            job.move(JobState.RUNNING)
+        now = done
+        queue.answered(now, service, len(batch))
+        arrivals += [done + (i + 1) * think for i in range(len(batch))]
+        arrivals.sort()
+    for job in queue.waiting():
+        discard(queue, job)
+    return sizes, idle, now
+
+
+def test_adaptive_never_delays_a_single_client_whatever_the_batch_size():
+    sizes, idle, _ = closed_loop(make_queue(32, 0.1), clients=1, batches=50)
+    assert set(sizes) == {1}
+    assert max(idle) == 0.0
+
+
+def test_adaptive_learns_to_gather_all_clients_of_a_closed_loop():
+    sizes, idle, _ = closed_loop(make_queue(8, 0.1), clients=8, batches=50)
+    assert sizes[-10:] == [8] * 10
+    assert max(idle[-10:]) < 0.002
+
+
+def test_adaptive_does_not_wait_for_more_clients_than_there_are():
+    sizes, idle, _ = closed_loop(make_queue(8, 0.1), clients=5, batches=50)
+    assert sizes[-10:] == [5] * 10
+    assert max(idle[-10:]) < 0.0012
+
+
+def test_adaptive_always_fills_batches_when_there_are_more_clients_than_places():
+    sizes, idle, _ = closed_loop(make_queue(8, 0.1), clients=32, batches=50)
+    assert sizes[-40:] == [8] * 40
+    assert max(idle[-40:]) == 0.0
+
+
+def test_adaptive_forgets_a_crowd_that_has_left():
+    queue = make_queue(8, 0.1)
+    _, _, end = closed_loop(queue, clients=8, batches=20)
+    sizes, idle, _ = closed_loop(queue, clients=1, batches=30, start=end + 1.0)
+    assert set(sizes) == {1}
+    assert idle[-10:] == [0.0] * 10
+    assert max(idle) < 0.005
+
+
+def test_adaptive_never_waits_longer_than_the_delay_from_arrival():
+    queue = make_queue(8, 0.01)
+    queue.arrivals.crowd, queue.arrivals.gap, queue.arrivals.service = 8.0, 5.0, 50.0
+    fill(queue, 1, at=1.0)
+    assert queue.due(1.0, 0, 1) == pytest.approx(1.01)
+
+
+def test_adaptive_leaves_a_share_to_each_worker():
+    queue = make_queue(8, 1.0)
+    queue.arrivals.crowd, queue.arrivals.gap, queue.arrivals.service = 8.0, 0.01, 1.0
+    fill(queue, 3, at=0.0)
+    assert queue.due(0.0, 0, 2) > 0.0
+    fill(queue, 1, at=0.0)
+    assert queue.due(0.0, 0, 2) == NOW
+
+
+def test_a_retried_job_travels_alone_and_at_once():
+    queue = make_queue(4)
+    young = fill(queue, 3)
+    lost = [make_job(name="a"), make_job(name="b")]
+    for job in lost:
+        job.losses = 1
+    queue.put_back(lost)
+    assert queue.due(0.0, 0, 1) == NOW
+    assert [queue.take(), queue.take(), queue.take()] == [[lost[0]], [lost[1]], young]
+
+
+def test_a_batch_ends_before_a_retried_job():
+    queue = make_queue(4)
+    first = fill(queue, 1)
+    retried = make_job()
+    retried.losses = 1
+    queue.offer(retried, 0.0)
+    assert queue.take() == first
+
+
+def test_jobs_whose_client_left_are_skipped_and_do_not_pile_up():
+    queue = make_queue(4, capacity=1000)
+    jobs = fill(queue, 500)
+    for job in jobs[:-1]:
+        discard(queue, job)
+    assert len(queue) == 1
+    assert len(queue._jobs) < 200
+    assert queue.take() == [jobs[-1]]
+    assert queue.head() is None
+    assert len(queue) == 0

@@ -1,0 +1,177 @@
+"""Whatever happens, in whatever order, every request gets exactly one outcome."""
+
+from __future__ import annotations
+
+from fleet_driver import KEY, Driver
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from flambeau.frontend.errors import ServiceUnavailableError
+from flambeau.frontend.jobs import JobState
+from flambeau.frontend.roster import ExitReason
+
+
+class FleetMachine(RuleBasedStateMachine):
+    """Random requests, answers, deaths, time, scaling and draining over one version."""
+
+    @initialize(
+        size=st.integers(1, 4),
+        delay=st.sampled_from([0.0, 0.05]),
+        adaptive=st.booleans(),
+        client_timeout=st.sampled_from([0.0, 1.0]),
+        retries=st.integers(0, 1),
+        workers=st.integers(1, 2),
+    )
+    def start(self, size, delay, adaptive, client_timeout, retries, workers):
+        self.driver = Driver(
+            batch_size=size,
+            max_batch_delay=delay,
+            adaptive_batching=adaptive,
+            client_timeout=client_timeout,
+            lost_retries=retries,
+            response_timeout=2.0,
+            startup_timeout=3.0,
+            queue_size=6,
+        )
+        self.driver.scale(workers)
+        self.driver.boot_all()
+
+    def pick(self, index, candidates):
+        candidates = sorted(candidates)
+        return candidates[index % len(candidates)] if candidates else None
+
+    @rule(count=st.integers(1, 5))
+    def offer(self, count):
+        for _ in range(count):
+            try:
+                self.driver.offer()
+            except ServiceUnavailableError:
+                return
+
+    @rule()
+    def everybody_boots(self):
+        self.driver.boot_all()
+
+    @rule(rounds=st.integers(1, 3))
+    def everybody_answers(self, rounds):
+        for _ in range(rounds):
+            for identity in self.driver.busy():
+                if identity in self.driver.processes:
+                    self.driver.answer(identity)
+
+    @rule(seconds=st.sampled_from([0.01, 0.06]))
+    def a_moment_passes(self, seconds):
+        self.driver.tick(seconds)
+
+    @rule(index=st.integers(0, 50))
+    def client_leaves(self, index):
+        jobs = self.driver.offered
+        if jobs:
+            job = jobs[index % len(jobs)]
+            self.driver.run(self.driver.fleet.abandoned(KEY, job, self.driver.now))
+
+    @rule(index=st.integers(0, 5))
+    def say_hello(self, index):
+        fleet = self.driver.fleet
+        silent = [
+            i for i in self.driver.processes if i in fleet.workers and not fleet.workers[i].pid
+        ]
+        if identity := self.pick(index, silent):
+            self.driver.hello(identity)
+
+    @rule(index=st.integers(0, 5), credits=st.integers(1, 2), ok=st.booleans())
+    def finish_loading(self, index, credits, ok):
+        if identity := self.pick(index, self.driver.loading):
+            if ok:
+                self.driver.loaded(identity, credits)
+            else:
+                self.driver.load_failed(identity)
+
+    @rule(index=st.integers(0, 5), error=st.booleans())
+    def answer(self, index, error):
+        busy = [i for i in self.driver.busy() if i in self.driver.processes]
+        if identity := self.pick(index, busy):
+            self.driver.answer(identity, error=error)
+
+    @rule(index=st.integers(0, 5), killed=st.booleans())
+    def process_ends(self, index, killed):
+        if identity := self.pick(index, self.driver.processes):
+            reason = ExitReason.SIGNAL if killed else ExitReason.EXIT_CODE
+            self.driver.exit(identity, -9 if killed else 3, reason)
+
+    @rule()
+    def killed_processes_end(self):
+        for identity, _ in self.driver.killed:
+            if identity in self.driver.processes:
+                self.driver.exit(identity, -9, ExitReason.SIGNAL)
+        for identity in self.driver.stopping:
+            if identity in self.driver.processes:
+                self.driver.exit(identity, 0)
+
+    @rule(index=st.integers(0, 5))
+    def worker_talks_nonsense(self, index):
+        if identity := self.pick(index, self.driver.processes):
+            fleet = self.driver.fleet
+            self.driver.run(fleet.violated(identity, "sent nonsense", self.driver.now))
+
+    @rule(seconds=st.sampled_from([1.1, 2.5, 11.0, 61.0]))
+    def time_passes(self, seconds):
+        self.driver.tick(seconds)
+
+    @precondition(lambda self: KEY in self.driver.fleet.versions)
+    @rule(minimum=st.integers(0, 3))
+    def scale(self, minimum):
+        version = self.driver.fleet.versions[KEY]
+        if version.state.value == "draining":
+            return
+        fleet = self.driver.fleet
+        self.driver.run(fleet.scale(KEY, minimum, minimum, self.driver.now))
+
+    @precondition(lambda self: KEY in self.driver.fleet.versions and self.driver.offered)
+    @rule(seconds=st.sampled_from([0.0, 5.0]))
+    def drain(self, seconds):
+        now = self.driver.now
+        self.driver.run(self.driver.fleet.drain(KEY, now + seconds, now))
+
+    @precondition(lambda self: KEY not in self.driver.fleet.versions)
+    @rule()
+    def register_again(self):
+        self.driver.fleet.add(self.driver.spec)
+        self.driver.scale(1)
+        self.driver.boot_all()
+
+    @invariant()
+    def the_books_balance(self):
+        if hasattr(self, "driver"):
+            self.driver.check_invariants()
+
+    def teardown(self):
+        """Left alone, with its processes ending, the fleet settles everything and empties."""
+        if not hasattr(self, "driver"):
+            return
+        driver = self.driver
+        driver.run(driver.fleet.drain(KEY, driver.now, driver.now))
+        for _ in range(8):
+            driver.tick(11.0)
+            for identity in list(driver.processes):
+                driver.exit(identity, -9, ExitReason.SIGNAL)
+        assert driver.fleet.is_empty
+        assert all(job.is_settled for job in driver.offered)
+        settled = {JobState.DONE, JobState.FAILED, JobState.CANCELLED}
+        assert {job.state for job in driver.offered} <= settled
+
+
+FleetMachine.TestCase.settings = settings(
+    max_examples=400,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestFleet = FleetMachine.TestCase

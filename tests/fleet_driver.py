@@ -1,0 +1,145 @@
+"""A Fleet with pretend workers: the test says what they do, the driver keeps the books."""
+
+from __future__ import annotations
+
+import itertools
+
+from flambeau.frontend.commands import Kill, Report, Resolve, Send, Spawn
+from flambeau.frontend.fleet import Fleet
+from flambeau.frontend.jobs import Job
+from flambeau.frontend.lifecycle import VersionState
+from flambeau.frontend.roster import Exit, ExitReason, VersionSpec
+from flambeau.worker.protocol import Answer, Load, LoadFailed, Result, Stop, Work
+
+KEY = ("m", "1.0")
+
+
+class Driver:
+    """Carries out commands by writing them down; time is ``now``."""
+
+    def __init__(self, **spec) -> None:
+        self.now = 100.0
+        self.spec = VersionSpec(KEY, "dir", "h.py", **{"adaptive_batching": False, **spec})
+        self.fleet = Fleet(
+            lambda spec: None,
+            lambda: 1.0,
+            lambda spec, device: Load(*spec.key, spec.model_dir, spec.handler, spec.batch_size),
+        )
+        self.processes: set[str] = set()
+        self.loading: list[str] = []
+        self.work: dict[str, list[Work]] = {}
+        self.stopping: list[str] = []
+        self.killed: list[tuple[str, bool]] = []
+        self.resolved: list[Job] = []
+        self.reports: list[Exit] = []
+        self.offered: list[Job] = []
+        self._ids = itertools.count()
+        self.fleet.add(self.spec)
+
+    @property
+    def version(self):
+        return self.fleet.versions[KEY]
+
+    def run(self, commands) -> None:
+        for command in commands:
+            match command:
+                case Spawn(identity=identity):
+                    self.processes.add(identity)
+                case Send(identity=identity, message=Load()):
+                    self.loading.append(identity)
+                case Send(identity=identity, message=Work() as work):
+                    self.work.setdefault(identity, []).append(work)
+                case Send(identity=identity, message=Stop()):
+                    self.stopping.append(identity)
+                case Kill(identity=identity, force=force):
+                    if identity in self.loading:
+                        self.loading.remove(identity)
+                    self.killed.append((identity, force))
+                case Resolve(job=job):
+                    assert job not in self.resolved, "a job was answered twice"
+                    self.resolved.append(job)
+                case Report(exit=exit):
+                    self.reports.append(exit)
+
+    def tick(self, seconds: float = 0.0) -> None:
+        self.now += seconds
+        self.run(self.fleet.tick(self.now))
+
+    def scale(self, minimum: int, maximum: int | None = None) -> None:
+        self.run(self.fleet.scale(KEY, minimum, maximum or minimum, self.now))
+
+    def hello(self, identity: str) -> None:
+        self.run(self.fleet.hello(identity, 1, 4242, self.now))
+
+    def loaded(self, identity: str, credits: int = 1) -> None:
+        self.loading.remove(identity)
+        self.run(self.fleet.loaded(identity, credits, self.now))
+
+    def load_failed(self, identity: str, message: str = "ImportError: x") -> None:
+        self.loading.remove(identity)
+        failure = LoadFailed(500, "import_error", message)
+        self.run(self.fleet.load_failed(identity, failure, self.now))
+
+    def boot_all(self) -> None:
+        """Every process that has not said hello yet does, and loads."""
+        for identity in sorted(self.processes):
+            worker = self.fleet.workers.get(identity)
+            if worker is not None and worker.pid is None:
+                self.hello(identity)
+            if identity in self.loading:
+                self.loaded(identity)
+
+    def offer(self) -> Job:
+        job = Job(f"r{next(self._ids)}", {}, [], self.now)
+        self.run(self.fleet.offered(KEY, job, self.now))
+        self.offered.append(job)
+        return job
+
+    def busy(self) -> list[str]:
+        return [identity for identity, batches in self.work.items() if batches]
+
+    def answer(self, identity: str, *, error: bool = False) -> None:
+        work = self.work[identity].pop(0)
+        answers = [Answer(503 if error else 200, body=b"x", is_error=error) for _ in work.requests]
+        self.run(self.fleet.result(identity, Result(work.batch_id, 0.1, answers), self.now))
+
+    def exit(self, identity: str, code: int = 3, reason: ExitReason = ExitReason.EXIT_CODE) -> None:
+        self.processes.discard(identity)
+        self.work.pop(identity, None)
+        if identity in self.loading:
+            self.loading.remove(identity)
+        exit = Exit(identity, reason, "ended", self.now, code, 500, ("last words",))
+        self.run(self.fleet.exited(exit, self.now))
+
+    def check_invariants(self) -> None:
+        for version in self.fleet.versions.values():
+            in_flight = [
+                job
+                for slot in version.slots.values()
+                if slot.worker is not None
+                for batch in slot.worker.in_flight.values()
+                for job in batch.jobs
+            ]
+            assert version.running == len(in_flight)
+            waiting = version.queue.waiting()
+            assert len(version.queue) == len(waiting)
+            unsettled = [job for job in self.offered if not job.is_settled]
+            held = [job for job in in_flight if not job.is_settled] + waiting
+            assert sorted(job.id for job in unsettled) == sorted(job.id for job in held)
+            if version.state is VersionState.FAILED or not version.has_active_slot:
+                assert not waiting, "requests wait for nobody"
+            for worker in version.free:
+                assert worker.is_ready
+                assert not worker.slot.retiring
+        filled = {
+            slot.worker.identity: slot.worker
+            for version in self.fleet.versions.values()
+            for slot in version.slots.values()
+            if slot.worker is not None
+        }
+        assert filled == self.fleet.workers
+        assert self.processes == set(filled) | set(self.fleet._departures)
+        answered = [
+            job for job in self.offered if job.is_settled and job.state.value != "cancelled"
+        ]
+        assert sorted(j.id for j in answered) == sorted(j.id for j in self.resolved)

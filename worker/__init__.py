@@ -1,0 +1,1 @@
+"""The worker process: one loaded model that answers one batch at a time."""

@@ -1,0 +1,298 @@
+"""The wire between frontend and workers: message types, ``encode`` and ``decode``.
+
+A message is ``[header][body 0] ... [body n]`` (the ROUTER adds the routing id in front). The header
+is one msgpack array whose first item is the message's tag and whose other items are its fields in
+order. A field that is missing takes its default and one that is unknown is ignored, so new fields
+go last and have defaults. A body up to ``INLINE_LIMIT`` bytes rides inside the header; a longer one
+is a frame of its own, and the header holds its index. Durations, never timestamps, cross the wire.
+
+Frontend to worker: Load, Work, Stop. Worker to frontend: Hello, Loaded, LoadFailed, Result, Bye.
+
+Whatever cannot be decoded raises ProtocolError: the receiver gives up on its peer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import msgpack
+
+from .. import FlambeauError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PROTOCOL_VERSION = (1, 0)
+"""(major, minor). Another major version is refused; a minor one only adds fields and messages."""
+
+INLINE_LIMIT = 16 * 1024
+"""Bodies up to this many bytes travel inside the header: one frame costs more than the copy."""
+
+Body = bytes | bytearray | memoryview
+Frame = bytes | bytearray | memoryview
+
+
+class ProtocolError(FlambeauError):
+    """The peer sent something that is no message of this protocol."""
+
+
+@dataclass(slots=True, frozen=True)
+class Part:
+    """One named input of a request: ``body`` for a raw body, a form field's name otherwise.
+
+    ``content_type`` is the media type without its parameters, ``""`` when the client sent none.
+    """
+
+    name: str
+    content_type: str
+    body: Body
+
+
+class RequestLike(Protocol):
+    """What goes into Work: a Request, or the frontend's Job, which has the same three fields."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def headers(self) -> dict[str, str]: ...
+    @property
+    def parts(self) -> list[Part]: ...
+
+
+@dataclass(slots=True, frozen=True)
+class Request:
+    """One client's request as the worker sees it."""
+
+    id: str
+    headers: dict[str, str]
+    parts: list[Part]
+
+
+@dataclass(slots=True, frozen=True)
+class Answer:
+    """One client's answer. With ``is_error`` the body is the message of an error envelope."""
+
+    status: int = 200
+    reason: str | None = ""
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    body: Body = b""
+    is_error: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class Load:
+    """Load this model; answered by Loaded or LoadFailed."""
+
+    model_name: str
+    model_version: str
+    model_dir: str
+    handler: str
+    batch_size: int = 1
+    gpu_id: int | None = None
+    limit_max_image_pixels: bool = True
+    decode_input_request: bool = True
+
+
+@dataclass(slots=True, frozen=True)
+class Work:
+    """A batch of requests; answered by one Result with as many answers, in the same order."""
+
+    batch_id: int
+    requests: Sequence[RequestLike]
+
+
+@dataclass(slots=True, frozen=True)
+class Stop:
+    """Finish and leave: answered by Bye."""
+
+
+@dataclass(slots=True, frozen=True)
+class Hello:
+    """A worker's first message."""
+
+    major: int
+    minor: int
+    pid: int
+
+
+@dataclass(slots=True, frozen=True)
+class Loaded:
+    """The model is ready; the worker accepts ``credits`` batches at a time."""
+
+    credits: int = 1
+    seconds: float = 0.0
+
+
+@dataclass(slots=True, frozen=True)
+class LoadFailed:
+    """The model could not be loaded: ``kind`` classifies, ``message`` tells the operator why."""
+
+    status: int
+    kind: str
+    message: str
+
+
+@dataclass(slots=True, frozen=True)
+class Result:
+    """The answers of one batch.
+
+    ``samples`` are the handler's metrics: name, type, unit, value, dimensions.
+    """
+
+    batch_id: int
+    handler_seconds: float
+    answers: list[Answer]
+    samples: list[list[Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True, frozen=True)
+class Bye:
+    """The worker leaves of its own accord; nothing follows."""
+
+
+Message = Load | Work | Stop | Hello | Loaded | LoadFailed | Result | Bye
+
+_TAGS: dict[type, int] = {
+    Hello: 1,
+    Loaded: 2,
+    LoadFailed: 3,
+    Result: 4,
+    Bye: 5,
+    Load: 16,
+    Work: 17,
+    Stop: 18,
+}
+_TYPES = {tag: cls for cls, tag in _TAGS.items()}
+
+# Header values may hold bytes that are not UTF-8; surrogates carry them unharmed through str.
+_pack = msgpack.Packer(use_bin_type=True, unicode_errors="surrogateescape").pack
+
+
+def encode(message: Message) -> list[Frame]:
+    """The frames of ``message``, header first."""
+    frames: list[Frame] = [b""]
+    cls = type(message)
+    if cls is Work:
+        fields = _encode_work(cast("Work", message), frames)
+    elif cls is Result:
+        fields = _encode_result(cast("Result", message), frames)
+    else:
+        fields = [getattr(message, f.name) for f in dataclasses.fields(message)]
+    frames[0] = cast("bytes", _pack([_TAGS[cls], *fields]))
+    return frames
+
+
+def decode(frames: Sequence[Frame]) -> Message:
+    """The message in ``frames``; raises ProtocolError for anything else."""
+    try:
+        header = msgpack.unpackb(frames[0], raw=False, unicode_errors="surrogateescape")
+        tag, *fields = header
+        cls = _TYPES[tag]
+        if cls is Work:
+            return _decode_work(fields, frames)
+        if cls is Result:
+            return _decode_result(fields, frames)
+        known = dataclasses.fields(cls)
+        message = cls(*fields[: len(known)])
+        _check_types(message)
+    except ProtocolError:
+        raise
+    except Exception as error:
+        # msgpack and the unpacking above raise half a dozen unrelated types for junk.
+        raise ProtocolError(f"undecodable message: {type(error).__name__}") from error
+    return cast("Message", message)
+
+
+def _attach(body: Body, frames: list[Frame]) -> Body | int:
+    if len(body) <= INLINE_LIMIT:
+        return body
+    frames.append(body)
+    return len(frames) - 1
+
+
+def _body(value: object, frames: Sequence[Frame]) -> Body:
+    if isinstance(value, bytes):
+        return value
+    if type(value) is int and 0 < value < len(frames):
+        return frames[value]
+    raise ProtocolError("a body is neither bytes nor the index of a frame")
+
+
+def _encode_work(work: Work, frames: list[Frame]) -> list[Any]:
+    requests = [
+        (
+            request.id,
+            request.headers,
+            [(part.name, part.content_type, _attach(part.body, frames)) for part in request.parts],
+        )
+        for request in work.requests
+    ]
+    return [work.batch_id, requests]
+
+
+def _decode_work(fields: list[Any], frames: Sequence[Frame]) -> Work:
+    batch_id, requests, *_ = fields
+    return Work(
+        _typed(batch_id, int),
+        [
+            Request(
+                _typed(request_id, str),
+                _typed(headers, dict),
+                [
+                    Part(_typed(name, str), _typed(kind, str), _body(body, frames))
+                    for name, kind, body in parts
+                ],
+            )
+            for request_id, headers, parts in requests
+        ],
+    )
+
+
+def _encode_result(result: Result, frames: list[Frame]) -> list[Any]:
+    answers = [
+        (a.status, a.reason, a.headers, _attach(a.body, frames), a.is_error) for a in result.answers
+    ]
+    return [result.batch_id, result.handler_seconds, answers, result.samples]
+
+
+def _decode_result(fields: list[Any], frames: Sequence[Frame]) -> Result:
+    batch_id, seconds, answers, *rest = fields
+    return Result(
+        _typed(batch_id, int),
+        _typed(seconds, float),
+        [
+            Answer(
+                _typed(status, int),
+                reason if reason is None else _typed(reason, str),
+                [(_typed(name, str), _typed(value, str)) for name, value in headers],
+                _body(body, frames),
+                _typed(is_error, bool),
+            )
+            for status, reason, headers, body, is_error in answers
+        ],
+        _typed(rest[0], list) if rest else [],
+    )
+
+
+def _typed(value: Any, cls: type) -> Any:
+    if type(value) is not cls:
+        raise ProtocolError(f"expected {cls.__name__}, got {type(value).__name__}")
+    return value
+
+
+_FIELD_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (float, int),
+    "bool": (bool,),
+    "int | None": (int, type(None)),
+}
+
+
+def _check_types(message: Any) -> None:
+    # Annotations are strings here (PEP 563): one small table covers every control message.
+    for f in dataclasses.fields(message):
+        if type(getattr(message, f.name)) not in _FIELD_TYPES[str(f.type)]:
+            raise ProtocolError(f"{type(message).__name__}.{f.name} has the wrong type")
