@@ -57,27 +57,33 @@ class Dispatcher:
             self._settle(version, job, JobState.CANCELLED, Outcome())
 
     def dispatch(self, version: Version, now: float) -> None:
-        """Send batches as long as a worker is free and one is due."""
+        """Send batches as long as one is due and a worker can take it."""
         queue = version.queue
-        while version.free:
-            due = queue.due(now, version.running, len(version.slots))
-            if due is None:
-                return
-            if due > now:
-                self._wake(version, due)
-                return
-            jobs = queue.take()
-            worker = version.free.popleft()
-            batch = Batch(next(self._batch_ids), jobs, now, now + version.spec.response_timeout)
-            for job in jobs:
-                job.move(JobState.RUNNING)
-                job.taken_at = now
-            if not worker.in_flight:
-                worker.move(WorkerState.BUSY)
-            worker.in_flight[batch.id] = batch
-            self._watch(worker)
-            version.running += len(jobs)
-            self._agenda.command(Send(worker.identity, Work(batch.id, jobs)))
+        while len(queue):
+            if version.free:
+                due = queue.due(now, version.running, len(version.slots))
+                if due is not None and due > now:
+                    self._wake(version, due)
+                    return
+                self._send(version, version.free.popleft(), now)
+            else:
+                worker = version.worker_to_prefetch()
+                if worker is None:
+                    return
+                self._send(version, worker, now)
+
+    def _send(self, version: Version, worker: Worker, now: float) -> None:
+        jobs = version.queue.take()
+        batch = Batch(next(self._batch_ids), jobs, now, now + version.spec.response_timeout)
+        for job in jobs:
+            job.move(JobState.RUNNING)
+            job.taken_at = now
+        if not worker.in_flight:
+            worker.move(WorkerState.BUSY)
+        worker.in_flight[batch.id] = batch
+        self._watch(worker)
+        version.running += len(jobs)
+        self._agenda.command(Send(worker.identity, Work(batch.id, jobs)))
 
     def complete(self, worker: Worker, batch: Batch, result: Result, now: float) -> None:
         """A worker answered ``batch``: settle its jobs. The caller decides what it does next."""
@@ -85,6 +91,7 @@ class Dispatcher:
         del worker.in_flight[batch.id]
         took = now - batch.sent_at
         version.queue.answered(now, took, version.running)
+        version.handled(result.handler_seconds)
         version.running -= len(batch.jobs)
         for job, answer in zip(batch.jobs, result.answers, strict=True):
             if not job.is_settled:
@@ -94,26 +101,29 @@ class Dispatcher:
         if not worker.in_flight:
             worker.move(WorkerState.READY)
 
-    def lose(self, version: Version, batch: Batch, exit: Exit, now: float) -> None:
-        """A batch was lost with its worker.
+    def lose(self, version: Version, batches: list[Batch], exit: Exit, now: float) -> None:
+        """A worker is gone with ``batches``, of which it had begun the first.
 
-        Its jobs go back to the front once and travel alone then: a poisonous input fails by
-        itself and its companions succeed. A lone request that ran out of time is the culprit
-        already; a second try would double its client's wait.
+        The others return to the front as if nothing had happened. The jobs of the first go back
+        once and travel alone then: a poisonous input fails by itself and its companions succeed.
+        A lone request that ran out of time is the culprit already; a second try would double its
+        client's wait.
         """
-        version.running -= len(batch.jobs)
-        is_culprit = exit.reason is ExitReason.RESPONSE_TIMEOUT and len(batch.jobs) == 1
-        may_retry = version.has_active_slot and not is_culprit
+        version.running -= sum(len(batch.jobs) for batch in batches)
         again: list[Job] = []
-        for job in batch.jobs:
-            if job.is_settled:
-                continue
-            job.losses += 1
-            if may_retry and job.losses <= version.spec.lost_retries:
-                job.move(JobState.QUEUED)
-                again.append(job)
-            else:
-                self._fail(version, job, InferenceError("Worker died.", exit.status), now)
+        for number, batch in enumerate(batches):
+            was_begun = number == 0
+            is_culprit = len(batch.jobs) == 1 and exit.reason is ExitReason.RESPONSE_TIMEOUT
+            for job in batch.jobs:
+                if job.is_settled:
+                    continue
+                job.losses += was_begun
+                is_spent = job.losses > version.spec.lost_retries or (was_begun and is_culprit)
+                if is_spent or not version.has_active_slot:
+                    self._fail(version, job, InferenceError("Worker died.", exit.status), now)
+                else:
+                    job.move(JobState.QUEUED)
+                    again.append(job)
         version.queue.put_back(again)
 
     def refuse_waiting(self, version: Version, now: float) -> None:

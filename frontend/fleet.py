@@ -115,7 +115,8 @@ class Fleet:
         if worker.slot.retiring:
             self._stop_if_idle(worker, now)
         else:
-            version.free.append(worker)
+            if not worker.in_flight:
+                version.free.append(worker)
             self._dispatcher.dispatch(version, now)
         self._finish_drain(version, now)
         return self._agenda.flush()
@@ -138,7 +139,7 @@ class Fleet:
         return self._agenda.flush()
 
     def loaded(self, identity: str, credits: int, now: float) -> list[Command]:
-        """A worker loaded its model and takes ``credits`` batches at a time."""
+        """A worker loaded its model and holds up to ``credits`` batches, one of them in work."""
         worker = self.workers.get(identity)
         if worker is None:
             return []
@@ -150,7 +151,8 @@ class Fleet:
         slot.boot_failures = 0
         slot.failing_since = None
         version.boot_failure = None
-        version.free.extend([worker] * credits)
+        worker.credits = credits
+        version.free.append(worker)
         self._refresh(version)
         self._dispatcher.dispatch(version, now)
         return self._agenda.flush()
@@ -308,8 +310,7 @@ class Fleet:
                 slot.boot_failures += 1
                 version.boot_failure = exit
         batches, worker.in_flight = list(worker.in_flight.values()), {}
-        for batch in batches:
-            self._dispatcher.lose(version, batch, exit, now)
+        self._dispatcher.lose(version, batches, exit, now)
         self._refresh(version)
         self._dispatcher.dispatch(version, now)
 

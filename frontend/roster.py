@@ -29,6 +29,10 @@ BACK_OFF_CAP = 30.0
 """Longest pause before a restart, in seconds."""
 BOOT_ATTEMPTS = 3
 """Failed starts in a row after which a version without a ready worker is given up."""
+PREFETCH_BELOW = 0.05
+"""Handler time, in seconds, up to which a worker is sent a batch while it works on another."""
+PREFETCHED_WORK = 0.001
+"""Seconds of work that may wait at a worker with a very fast handler."""
 
 
 class ExitReason(enum.Enum):
@@ -90,14 +94,25 @@ class VersionSpec:
 class Worker(Lifecycle[WorkerState]):
     """One incarnation: a process with an identity that is never used again."""
 
-    __slots__ = ("alarm_at", "identity", "in_flight", "patience", "pid", "ready_at", "slot")
+    __slots__ = (
+        "alarm_at",
+        "credits",
+        "identity",
+        "in_flight",
+        "patience",
+        "pid",
+        "ready_at",
+        "slot",
+    )
 
     def __init__(self, identity: str, slot: Slot, patience: float) -> None:
         super().__init__(f"worker {identity}", WORKER_TRANSITIONS, WorkerState.SPAWNED)
         self.identity = identity
         self.slot = slot
         self.pid: int | None = None
+        self.credits = 1
         self.in_flight: dict[int, Batch] = {}
+        """Batches it has, in the order in which it works on them."""
         self.ready_at: float | None = None
         self.patience = patience
         """When the step that it is on (start, load or stop) has taken too long."""
@@ -156,6 +171,7 @@ class Version(Lifecycle[VersionState]):
         "drain_deadline",
         "failure",
         "free",
+        "handler_seconds",
         "key",
         "max_workers",
         "min_workers",
@@ -178,9 +194,11 @@ class Version(Lifecycle[VersionState]):
         )
         self.slots: dict[int, Slot] = {}
         self.free: deque[Worker] = deque()
-        """One entry for each batch that a ready worker could take now."""
+        """Ready workers without work."""
         self.running = 0
         """Jobs in flight."""
+        self.handler_seconds: float | None = None
+        """What the handler takes for a batch, lately."""
         self.min_workers = 0
         self.max_workers = 0
         self.failure: Exit | None = None
@@ -213,6 +231,33 @@ class Version(Lifecycle[VersionState]):
             not slot.retiring and slot.worker is not None and slot.worker.is_ready
             for slot in self.slots.values()
         )
+
+    def handled(self, seconds: float) -> None:
+        """The handler took ``seconds`` for a batch."""
+        if self.handler_seconds is None:
+            self.handler_seconds = seconds
+        else:
+            self.handler_seconds += (seconds - self.handler_seconds) / 8
+
+    def worker_to_prefetch(self) -> Worker | None:
+        """A busy worker that had better have its next batch already when it is done with this one.
+
+        That hides the way to the worker and back, which a fast handler would spend idle. It is
+        done with full batches only: a smaller one might still grow while it waits here.
+        """
+        seconds = self.handler_seconds
+        if seconds is None or seconds > PREFETCH_BELOW or len(self.queue) < self.queue.batch_size:
+            return None
+        depth = max(2, int(PREFETCHED_WORK / max(seconds, 1e-6)))
+        best: Worker | None = None
+        for slot in self.slots.values():
+            worker = slot.worker
+            if worker is None or slot.retiring or not worker.is_ready:
+                continue
+            room = min(depth, worker.credits) - len(worker.in_flight)
+            if room > 0 and (best is None or len(worker.in_flight) < len(best.in_flight)):
+                best = worker
+        return best
 
     def is_healthy(self, now: float) -> bool:
         """TorchServe's /ping rule: enough workers that are up or may still come up."""

@@ -19,6 +19,7 @@ class Driver:
 
     def __init__(self, **spec) -> None:
         self.now = 100.0
+        self.handler_seconds = 0.1
         self.spec = VersionSpec(KEY, "dir", "h.py", **{"adaptive_batching": False, **spec})
         self.fleet = Fleet(
             lambda spec: None,
@@ -80,14 +81,14 @@ class Driver:
         failure = LoadFailed(500, "import_error", message)
         self.run(self.fleet.load_failed(identity, failure, self.now))
 
-    def boot_all(self) -> None:
+    def boot_all(self, credits: int = 1) -> None:
         """Every process that has not said hello yet does, and loads."""
         for identity in sorted(self.processes):
             worker = self.fleet.workers.get(identity)
             if worker is not None and worker.pid is None:
                 self.hello(identity)
             if identity in self.loading:
-                self.loaded(identity)
+                self.loaded(identity, credits)
 
     def offer(self) -> Job:
         job = Job(f"r{next(self._ids)}", {}, [], self.now)
@@ -101,7 +102,11 @@ class Driver:
     def answer(self, identity: str, *, error: bool = False) -> None:
         work = self.work[identity].pop(0)
         answers = [Answer(503 if error else 200, body=b"x", is_error=error) for _ in work.requests]
-        self.run(self.fleet.result(identity, Result(work.batch_id, 0.1, answers), self.now))
+        self.run(
+            self.fleet.result(
+                identity, Result(work.batch_id, self.handler_seconds, answers), self.now
+            )
+        )
 
     def exit(self, identity: str, code: int = 3, reason: ExitReason = ExitReason.EXIT_CODE) -> None:
         self.processes.discard(identity)
@@ -130,6 +135,7 @@ class Driver:
                 assert not waiting, "requests wait for nobody"
             for worker in version.free:
                 assert worker.is_ready
+                assert not worker.in_flight
                 assert not worker.slot.retiring
         filled = {
             slot.worker.identity: slot.worker

@@ -378,3 +378,45 @@ def test_ping_stays_healthy_for_the_retry_window_and_no_longer():
     driver.exit(next(iter(driver.processes)), code=1)
     assert driver.version.is_healthy(driver.now + 299)
     assert not driver.version.is_healthy(driver.now + 301)
+
+
+def test_a_fast_worker_gets_its_next_full_batch_while_it_works(one: Driver):
+    one.handler_seconds = 0.001
+    worker = only_worker(one)
+    one.fleet.workers[worker].credits = 8
+    one.offer()
+    for _ in range(20):
+        one.offer()
+    one.answer(worker)
+    assert [len(work.requests) for work in one.work[worker]] == [8, 8]
+    assert len(one.version.queue) == 4
+
+
+def test_a_slow_worker_gets_nothing_ahead(one: Driver):
+    one.handler_seconds = 0.2
+    worker = only_worker(one)
+    one.fleet.workers[worker].credits = 8
+    for _ in range(21):
+        one.offer()
+    one.answer(worker)
+    assert [len(work.requests) for work in one.work[worker]] == [8]
+
+
+def test_a_batch_that_was_not_begun_is_no_suspect_when_its_worker_dies():
+    driver = Driver(batch_size=1, max_batch_delay=0.0)
+    driver.handler_seconds = 0.0001
+    driver.scale(1)
+    driver.boot_all(credits=8)
+    worker = only_worker(driver)
+    driver.offer()
+    driver.answer(worker)
+    begun, *others = [driver.offer() for _ in range(5)]
+    assert len(driver.work[worker]) == 5
+    driver.exit(worker)
+    assert begun.losses == 1
+    assert [job.losses for job in others] == [0, 0, 0, 0]
+    driver.boot_all(credits=8)
+    while driver.busy():
+        driver.answer(driver.busy()[0])
+    assert {job.state for job in driver.offered} == {JobState.DONE}
+    driver.check_invariants()

@@ -28,8 +28,9 @@ class FleetMachine(RuleBasedStateMachine):
         client_timeout=st.sampled_from([0.0, 1.0]),
         retries=st.integers(0, 1),
         workers=st.integers(1, 2),
+        fast=st.booleans(),
     )
-    def start(self, size, delay, adaptive, client_timeout, retries, workers):
+    def start(self, size, delay, adaptive, client_timeout, retries, workers, fast):
         self.driver = Driver(
             batch_size=size,
             max_batch_delay=delay,
@@ -40,8 +41,9 @@ class FleetMachine(RuleBasedStateMachine):
             startup_timeout=3.0,
             queue_size=6,
         )
+        self.driver.handler_seconds = 0.0002 if fast else 0.1
         self.driver.scale(workers)
-        self.driver.boot_all()
+        self.driver.boot_all(credits=3)
 
     def pick(self, index, candidates):
         candidates = sorted(candidates)
@@ -57,7 +59,7 @@ class FleetMachine(RuleBasedStateMachine):
 
     @rule()
     def everybody_boots(self):
-        self.driver.boot_all()
+        self.driver.boot_all(credits=3)
 
     @rule(rounds=st.integers(1, 3))
     def everybody_answers(self, rounds):
@@ -86,7 +88,7 @@ class FleetMachine(RuleBasedStateMachine):
         if identity := self.pick(index, silent):
             self.driver.hello(identity)
 
-    @rule(index=st.integers(0, 5), credits=st.integers(1, 2), ok=st.booleans())
+    @rule(index=st.integers(0, 5), credits=st.integers(1, 3), ok=st.booleans())
     def finish_loading(self, index, credits, ok):
         if identity := self.pick(index, self.driver.loading):
             if ok:

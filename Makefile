@@ -1,0 +1,57 @@
+# make demo   train, package and serve a small model       make test   all checks and tests
+# Both set up .venv first, once: stamps under .make/ say what was installed for which pyproject.toml.
+
+PYTHON ?= python3
+BIN := .venv/bin
+CODE := frontend worker archiver handlers model_store
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test check bench clean distclean
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+demo: .make/demo ## Train, package, serve and ask a small digit classifier
+	@$(BIN)/python examples/digits/demo.py
+
+test: check ## Everything in 'check', then all tests
+	$(BIN)/python -m pytest
+
+check: .make/test ## Format, lint, types and import layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(CODE)
+	$(BIN)/python -m pytest --quiet tests/test_layers.py
+
+bench: .make/test ## Measure throughput and latency on this machine
+	@test -f benchmarks/run.py || { echo "benchmarks/run.py is not there: nothing to measure." >&2; exit 1; }
+	@$(BIN)/python benchmarks/run.py
+
+clean: ## Remove what was built or written, but keep .venv
+	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean ## Remove .venv as well
+	rm -rf .venv .make *.egg-info
+
+# A new environment is newer than the stamps, so everything is installed into it again.
+.venv/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "flambeau needs Python 3.10 or later; '$(PYTHON)' is not one." >&2; \
+		echo "Name another, for instance: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+		exit 1; }
+	@echo "Making a Python environment in .venv"
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+
+# torch and torchvision fit only as a pair, hence always from one resolution: never install one alone.
+.make/demo: pyproject.toml .venv/pyvenv.cfg
+	@echo "Installing torch and flambeau into .venv: about two minutes the first time"
+	@$(PIP_INSTALL) -e '.[demo,vision,fast]'
+	@mkdir -p .make && touch $@
+
+.make/test: pyproject.toml .venv/pyvenv.cfg
+	@echo "Installing torch, flambeau and the test tools into .venv: about two minutes the first time"
+	@$(PIP_INSTALL) -e '.[test]'
+	@mkdir -p .make && touch .make/demo $@

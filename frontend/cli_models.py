@@ -1,0 +1,265 @@
+"""``flambeau models``, which talks to the management API, and ``flambeau predict``."""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+import sys
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+import click
+
+from .cli_client import AnswerError, Server, UnreachableError
+from .cli_status import MODEL_COLUMNS, model_row
+from .table import render_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+_Command = TypeVar("_Command", bound="Callable[..., Any]")
+_COUNT = click.IntRange(min=0)
+_POSITIVE = click.IntRange(min=1)
+_PIECE = 65536
+WORKER_COLUMNS = ("WORKER", "PID", "STATE", "GPU", "MEMORY MIB", "RESTARTS")
+
+
+def _management_options(command: _Command) -> _Command:
+    command = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+    return click.option(
+        "--management",
+        metavar="URL",
+        envvar="FLAMBEAU_MANAGEMENT",
+        default="http://127.0.0.1:8081",
+        show_default=True,
+        show_envvar=True,
+        help="Management address of the server.",
+    )(command)
+
+
+@click.group()
+def models() -> None:
+    """Register, scale and inspect the models of a running server."""
+
+
+@models.command("list")
+@_management_options
+def list_models(management: str, as_json: bool) -> None:
+    """List the registered models."""
+    found = list(Server(management).models())
+    if as_json:
+        click.echo(json.dumps({"models": found}, indent=2))
+    elif found:
+        rows = [(model.get("modelName"), model.get("modelUrl")) for model in found]
+        click.echo(render_table(("MODEL", "ARCHIVE"), rows))
+    else:
+        click.echo("No model is registered.")
+
+
+@models.command()
+@click.argument("url")
+@click.option("--model-name", help="Name to register it under.  [default: the archive's]")
+@click.option("--handler", help="Handler to use instead of the archive's.")
+@click.option("--runtime", type=click.Choice(["python", "python3"]), help="Interpreter.")
+@click.option("--batch-size", type=_POSITIVE, help="Most requests in one batch.")
+@click.option("--max-batch-delay", type=_COUNT, metavar="MS", help="Longest wait for a batch.")
+@click.option("--initial-workers", type=_COUNT, help="Workers to start.")
+@click.option("--response-timeout", type=_POSITIVE, metavar="S", help="Time for one batch.")
+@click.option("--startup-timeout", type=_POSITIVE, metavar="S", help="Time to load the model.")
+@click.option("--async", "asynchronous", is_flag=True, help="Do not wait for the workers.")
+@_management_options
+def register(
+    url: str, asynchronous: bool, management: str, as_json: bool, **parameters: Any
+) -> None:
+    """Register the archive URL of the model store, and start its workers."""
+    query = {"url": url, **parameters, "synchronous": not asynchronous}
+    _reply(Server(management).call("POST", "models", query=query, timeout=None), as_json)
+
+
+@models.command()
+@click.argument("name")
+@click.option("--version", help="Version to scale.  [default: the default version]")
+@click.option("--min-worker", type=_COUNT, required=True, help="Workers to have at least.")
+@click.option("--max-worker", type=_COUNT, help="Workers to have at most.  [default: as many]")
+@click.option("--timeout", type=_COUNT, metavar="S", help="Longest wait for the workers.")
+@click.option("--async", "asynchronous", is_flag=True, help="Do not wait for the workers.")
+@_management_options
+def scale(
+    name: str,
+    version: str | None,
+    asynchronous: bool,
+    management: str,
+    as_json: bool,
+    **parameters: Any,
+) -> None:
+    """Set the number of workers of model NAME."""
+    query = {**parameters, "synchronous": not asynchronous}
+    reply = Server(management).call("PUT", *_path(name, version), query=query, timeout=None)
+    _reply(reply, as_json)
+
+
+@models.command()
+@click.argument("name")
+@click.option("--version", help='A version, or "all".  [default: the default version]')
+@_management_options
+def describe(name: str, version: str | None, management: str, as_json: bool) -> None:
+    """Show the settings and workers of model NAME."""
+    versions = Server(management).call("GET", *_path(name, version))
+    if as_json:
+        click.echo(json.dumps(versions, indent=2))
+    else:
+        click.echo("\n\n".join(_description(each) for each in versions))
+
+
+@models.command()
+@click.argument("name")
+@click.option("--version", help="Version to remove.  [default: the default version]")
+@_management_options
+def unregister(name: str, version: str | None, management: str, as_json: bool) -> None:
+    """Remove model NAME once its requests are answered."""
+    _reply(Server(management).call("DELETE", *_path(name, version), timeout=None), as_json)
+
+
+@models.command("set-default")
+@click.argument("name")
+@click.argument("version")
+@_management_options
+def set_default(name: str, version: str, management: str, as_json: bool) -> None:
+    """Make VERSION answer the requests for NAME that ask for no version."""
+    _reply(Server(management).call("PUT", *_path(name, version), "set-default"), as_json)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--version", help="Version to ask.  [default: the default version]")
+@click.option("--input", "input_file", metavar="FILE", help="File to send; - is standard input.")
+@click.option("--json", "json_text", metavar="TEXT", help="JSON to send.")
+@click.option("--content-type", metavar="TYPE", help="Type of the input.  [default: guessed]")
+@click.option(
+    "--url",
+    metavar="URL",
+    default="http://127.0.0.1:8080",
+    show_default=True,
+    help="Inference address of the server.",
+)
+@click.pass_context
+def predict(
+    ctx: click.Context,
+    model: str,
+    version: str | None,
+    input_file: str | None,
+    json_text: str | None,
+    content_type: str | None,
+    url: str,
+) -> None:
+    """Send an input to MODEL and print the answer.
+
+    If the answer is an error, its status goes to standard error and the exit code is 1.
+    """
+    if (input_file is None) == (json_text is None):
+        raise click.UsageError("Give the input: either --input FILE or --json TEXT.")
+    body, guess = _read_input(str(input_file)) if json_text is None else _checked_json(json_text)
+    path = "/".join(quote(part, safe="") for part in ("predictions", model, version) if part)
+    with Server(url).send(
+        "POST", f"/{path}", body=body, content_type=content_type or guess
+    ) as response:
+        _print_body(response)
+        if response.status >= 400:
+            click.echo(f"HTTP {response.status} {response.reason}".rstrip(), err=True)
+            ctx.exit(1)
+
+
+def _path(name: str, version: str | None) -> Sequence[str]:
+    return ("models", name) if version is None else ("models", name, version)
+
+
+def _reply(reply: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(reply, indent=2))
+    elif isinstance(reply, dict) and "status" in reply:
+        click.echo(reply["status"])
+    else:
+        raise AnswerError(f"The server's answer is not understood: {reply}")
+
+
+def _description(version: Mapping[str, Any]) -> str:
+    settings = [
+        (name, value if isinstance(value, str) else json.dumps(value))
+        for name, value in version.items()
+        if name not in ("workers", "failure", "jobQueueStatus") and value != ""
+    ]
+    parts = [
+        render_table(MODEL_COLUMNS, [model_row(version)]),
+        render_table(("SETTING", "VALUE"), settings),
+    ]
+    workers = [_worker_row(worker) for worker in version.get("workers", [])]
+    if workers:
+        parts.append(render_table(WORKER_COLUMNS, workers))
+    return "\n\n".join([*parts, *_failures(version)])
+
+
+def _worker_row(worker: Mapping[str, Any]) -> tuple[object, ...]:
+    return (
+        worker.get("id"),
+        worker.get("pid"),
+        worker.get("state") or worker.get("status"),
+        worker.get("gpuId"),
+        _mebibytes(worker.get("memoryUsage")),
+        worker.get("restarts"),
+    )
+
+
+def _failures(version: Mapping[str, Any]) -> list[str]:
+    """The whole story of each worker that ended: what the tables have no room for."""
+    exits = [worker["lastExit"] for worker in version.get("workers", []) if "lastExit" in worker]
+    if version.get("failure"):
+        exits.insert(0, version["failure"])
+    stories = []
+    for each in exits:
+        story = [f"{each.get('time', '')} {each.get('reason', '')}: {each.get('message', '')}"]
+        story += [f"  {line}" for line in each.get("tail", [])]
+        stories.append("\n".join(story))
+    return list(dict.fromkeys(stories))
+
+
+def _mebibytes(size: object) -> int | None:
+    return round(size / 2**20) if isinstance(size, int) and size > 0 else None
+
+
+def _checked_json(text: str) -> tuple[bytes, str | None]:
+    try:
+        json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"--json is not JSON: {error}") from None
+    return text.encode(), "application/json"
+
+
+def _read_input(name: str) -> tuple[bytes, str | None]:
+    if name == "-":
+        return sys.stdin.buffer.read(), None
+    try:
+        return Path(name).read_bytes(), mimetypes.guess_type(name)[0]
+    except OSError as error:
+        raise click.ClickException(f"{name} cannot be read: {error.strerror}") from None
+
+
+def _print_body(response: Any) -> None:
+    """Each piece as it comes, so that a stream is seen while it lasts."""
+    output = sys.stdout.buffer
+    last = b"\n"
+    for piece in _pieces(response):
+        output.write(piece)
+        output.flush()
+        last = piece[-1:]
+    if last != b"\n" and output.isatty():
+        output.write(b"\n")
+
+
+def _pieces(response: Any) -> Iterator[bytes]:
+    try:
+        while piece := response.read1(_PIECE):
+            yield piece
+    except (ConnectionError, HTTPException) as error:
+        raise UnreachableError(f"The answer broke off: {error!r}.") from None

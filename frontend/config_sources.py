@@ -1,0 +1,217 @@
+"""Where the texts of the configuration come from: the file, the environment, the flags."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, NamedTuple
+
+from .errors import ConfigError
+from .properties import PropertiesError, UnsetVariableError, parse, substitute
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from .settings import Setting
+
+INEFFECTIVE = frozenset(
+    {
+        "allowed_urls",
+        "async_logging",
+        "certificate_file",
+        "cors_allowed_headers",
+        "cors_allowed_methods",
+        "cors_allowed_origin",
+        "cpp_log_config",
+        "cpu_launcher_args",
+        "cpu_launcher_enable",
+        "debug",
+        "disable_system_metrics",
+        "disable_token_authorization",
+        "enable_grpc_ssl",
+        "enable_metrics_api",
+        "enable_model_api",
+        "grpc_inference_address",
+        "grpc_inference_max_connection_age_grace_ms",
+        "grpc_inference_max_connection_age_ms",
+        "grpc_inference_port",
+        "grpc_management_address",
+        "grpc_management_max_connection_age_grace_ms",
+        "grpc_management_max_connection_age_ms",
+        "grpc_management_port",
+        "initial_distribution_port",
+        "initial_worker_port",
+        "install_py_dep_per_model",
+        "io_ratio",
+        "ipex_enable",
+        "ipex_gpu_enable",
+        "keystore",
+        "keystore_pass",
+        "keystore_type",
+        "max_response_size",
+        "metric_time_interval",
+        "metrics_config",
+        "metrics_mode",
+        "model_metrics_auto_detect",
+        "model_server_home",
+        "model_snapshot",
+        "netty_client_threads",
+        "number_of_netty_threads",
+        "plugins_path",
+        "prefer_direct_buffer",
+        "private_key_file",
+        "service_envelope",
+        "system_metrics_cmd",
+        "token_expiration_min",
+        "ts_header_key_sequence_end",
+        "ts_header_key_sequence_id",
+        "ts_header_key_sequence_start",
+        "ts_open_inference_protocol",
+        "tsConfigFile",
+        "use_env_allowed_urls",
+        "use_native_io",
+        "version",
+        "vmargs",
+        "workflow_store",
+    }
+)
+"""Keys of TorchServe's that are accepted so that its files work, and do nothing yet."""
+
+_OTHER_VARIABLES = frozenset({"TS_CONFIG_FILE", "FLAMBEAU_MANAGEMENT"})
+_PREFIXES = ("TS_", "FLAMBEAU_")
+
+
+class Raw(NamedTuple):
+    """The text of a value, and where it was found."""
+
+    text: str
+    source: str
+
+
+def gather(
+    settings: Mapping[str, Setting],
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    cwd: Path,
+) -> tuple[dict[str, Raw], list[str]]:
+    """The text that counts for each key that was set anywhere, and warnings; raises ConfigError."""
+    warnings: list[str] = []
+    path = _find_file(flags, environ, cwd, warnings)
+    from_file = {} if path is None else _read_file(path, settings, environ, warnings)
+    from_environ = _read_environ(settings, environ, warnings)
+    from_flags = {
+        key: Raw(_flag_text(value), f"flag {_flag_name(setting, value)}")
+        for key, setting in settings.items()
+        if (value := flags.get(key)) is not None
+    }
+    envvars = from_file.get("enable_envvars_config")
+    if envvars is not None and envvars.text.strip().lower() == "true":
+        return {**from_file, **from_flags, **from_environ}, warnings
+    return {**from_file, **from_environ, **from_flags}, warnings
+
+
+def _find_file(
+    flags: Mapping[str, object], environ: Mapping[str, str], cwd: Path, warnings: list[str]
+) -> Path | None:
+    from_flag, from_environ = flags.get("config"), environ.get("TS_CONFIG_FILE")
+    named = from_environ or from_flag
+    if named is None:
+        default = cwd / "config.properties"
+        return default if default.is_file() else None
+    path = cwd / str(named)
+    if not path.is_file():
+        origin = " (from TS_CONFIG_FILE)" if from_environ else ""
+        raise ConfigError(f"--ts-config file not found: {named}{origin}")
+    if from_environ and from_flag is not None and cwd / str(from_flag) != path:
+        warnings.append(f"TS_CONFIG_FILE={from_environ} is read instead of {from_flag}.")
+    return path
+
+
+def _read_file(
+    path: Path, settings: Mapping[str, Setting], environ: Mapping[str, str], warnings: list[str]
+) -> dict[str, Raw]:
+    aliases = {setting.alias: key for key, setting in settings.items() if setting.alias}
+    found: dict[str, Raw] = {}
+    lines: dict[str, int] = {}
+    ineffective = []
+    try:
+        entries = parse(_decode(path.read_bytes()))
+    except PropertiesError as error:
+        raise ConfigError(f"Invalid configuration: {path}:{error.line}: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    for written, value, line in entries:
+        key, source = aliases.get(written, written), f"{path}:{line}"
+        if key in lines:
+            warnings.append(
+                f"{source}: {written} stands on line {lines[key]} too; this one counts."
+            )
+        lines[key] = line
+        try:
+            text = substitute(value, environ)
+        except UnsetVariableError as error:
+            raise ConfigError(f"Invalid configuration: {error} ({source}, {written})") from None
+        if key in settings:
+            found[key] = Raw(text, source)
+        elif key in INEFFECTIVE:
+            ineffective.append(written)
+        else:
+            warnings.append(f"{source}: {written} is not a known key.{_hint(written, settings)}")
+    if ineffective:
+        warnings.append(_no_effect(str(path), ineffective))
+    return {key: raw for key, raw in found.items() if raw.text.strip()}
+
+
+def _read_environ(
+    settings: Mapping[str, Setting], environ: Mapping[str, str], warnings: list[str]
+) -> dict[str, Raw]:
+    found: dict[str, Raw] = {}
+    known = set(_OTHER_VARIABLES)
+    for key, setting in settings.items():
+        known.update(setting.variables)
+        for variable in setting.variables:
+            if environ.get(variable, "").strip():
+                found[key] = Raw(environ[variable], f"environment {variable}")
+                break
+    others = [name for name in environ if name.startswith(_PREFIXES) and name not in known]
+    ineffective = [name for name in others if name.split("_", 1)[1].lower() in INEFFECTIVE]
+    if ineffective:
+        warnings.append(_no_effect("environment", sorted(ineffective)))
+    for name in sorted(set(others) - set(ineffective)):
+        # Other programs own variables with such prefixes, too: only what looks like a slip counts.
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+        if near:
+            warnings.append(f"environment: {name} is not a known variable. Is {near[0]} meant?")
+    return found
+
+
+def _decode(content: bytes) -> str:
+    """Java reads such files as Latin-1 and expects escapes for the rest; people write UTF-8."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def _no_effect(where: str, names: Iterable[str]) -> str:
+    names = list(names)
+    verb = "has" if len(names) == 1 else "have"
+    return f"{where}: {', '.join(names)} {verb} no effect in this version."
+
+
+def _hint(written: str, settings: Mapping[str, Setting]) -> str:
+    near = difflib.get_close_matches(written.lower(), [*settings, *INEFFECTIVE], n=1)
+    return f" Is {near[0]} meant?" if near else ""
+
+
+def _flag_text(value: object) -> str:
+    if isinstance(value, (tuple, list)):
+        return ",".join(str(item) for item in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _flag_name(setting: Setting, value: object) -> str:
+    if setting.flag is None:
+        return setting.key
+    names = setting.flag.split("/")
+    return names[-1] if value is False else names[0]

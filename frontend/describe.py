@@ -1,0 +1,129 @@
+"""What the management API says of a version: TorchServe's fields in its order, then ours.
+
+Nothing here is stored: every answer is derived from the fleet's state at that moment.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..model_store.store import StoredModel
+    from .roster import Exit, Slot, Version, VersionSpec
+
+_PAGE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A registered version, as the registry knows it."""
+
+    spec: VersionSpec
+    stored: StoredModel
+    runtime: str
+    loaded_at_startup: bool
+
+
+def describe_version(
+    record: Record, version: Version, now: float, gpu_usage: Callable[[int], str]
+) -> dict[str, object]:
+    """One element of ``GET /models/{model}``. ``now`` is a reading of the engine's clock."""
+    spec = record.spec
+    config = record.stored.config
+    on_gpu = any(slot.device is not None for slot in version.slots.values())
+    fields: dict[str, object] = {
+        "modelName": spec.key[0],
+        "modelVersion": spec.key[1],
+        "modelUrl": record.stored.url,
+        "runtime": record.runtime,
+        "minWorkers": version.min_workers,
+        "maxWorkers": version.max_workers,
+        "batchSize": spec.batch_size,
+        "maxBatchDelay": round(spec.max_batch_delay * 1000),
+        "responseTimeout": round(spec.response_timeout),
+        "startupTimeout": round(spec.startup_timeout),
+        "maxRetryTimeoutInSec": round(spec.max_retry_timeout),
+        "clientTimeoutInMills": round(spec.client_timeout * 1000),
+        "parallelType": config.parallel_type or "",
+        "parallelLevel": config.parallel_level or 0,
+        "deviceType": "gpu" if on_gpu else "cpu",
+        "deviceIds": list(spec.device_ids) or None,
+        "continuousBatching": False,
+        "useJobTicket": False,
+        "useVenv": False,
+        "stateful": False,
+        "sequenceMaxIdleMSec": 0,
+        "sequenceTimeoutMSec": 0,
+        "maxNumSequence": 0,
+        "maxSequenceJobQueueSize": 0,
+        "loadedAtStartup": record.loaded_at_startup,
+        "workers": [_worker(slot, now, gpu_usage) for slot in version.slots.values()],
+        "jobQueueStatus": {
+            "remainingCapacity": version.queue.remaining,
+            "pendingRequests": len(version.queue),
+        },
+        "status": version.state.value.upper(),
+        "failure": None if version.failure is None else _exit(version.failure, now),
+        "batching": "adaptive" if spec.adaptive_batching else "fixed",
+        "retryLostBatch": spec.lost_retries,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def worker_status(slot: Slot) -> str:
+    """TorchServe's word for a worker's state: READY, or UNLOADING for everything else."""
+    return "READY" if slot.worker is not None and slot.worker.is_ready else "UNLOADING"
+
+
+def _worker(slot: Slot, now: float, gpu_usage: Callable[[int], str]) -> dict[str, object]:
+    worker = slot.worker
+    pid = worker.pid if worker is not None else None
+    fields: dict[str, object] = {
+        "id": str(slot.number),
+        "startTime": _wall_clock(slot.started_at, now),
+        "status": worker_status(slot),
+        "memoryUsage": 0 if pid is None else _resident_bytes(pid),
+        "pid": -1 if pid is None else pid,
+        "gpu": slot.device is not None,
+        "gpuUsage": "N/A" if slot.device is None else gpu_usage(slot.device),
+        "state": "gone" if worker is None else worker.state.value,
+        "restarts": slot.restarts,
+    }
+    if slot.device is not None:
+        fields["gpuId"] = slot.device
+    if slot.restart_at is not None:
+        fields["restartInSec"] = round(max(0.0, slot.restart_at - now), 1)
+    if slot.last_exit is not None:
+        fields["lastExit"] = _exit(slot.last_exit, now)
+    return fields
+
+
+def _exit(exit: Exit, now: float) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "reason": exit.reason.value,
+        "message": exit.message,
+        "time": _wall_clock(exit.at, now),
+        "tail": list(exit.tail),
+    }
+    if exit.code is not None:
+        fields["exitCode"] = exit.code
+    return fields
+
+
+def _wall_clock(at: float, now: float) -> str:
+    """A reading of the engine's clock as local time, in TorchServe's form."""
+    seconds = time.time() - (now - at)
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(seconds))
+    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+    except (OSError, ValueError, IndexError):
+        return 0

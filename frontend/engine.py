@@ -1,0 +1,248 @@
+"""The shell around Fleet: it runs the commands and owns clock, timer, sockets and processes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from time import monotonic as now
+from typing import TYPE_CHECKING
+
+from ..worker.protocol import Bye, Hello, Loaded, LoadFailed, Message, Result
+from .commands import Command, Kill, Notify, Report, Resolve, Send, Spawn
+from .launcher import Launch
+from .roster import Exit, ExitReason
+from .router import Router
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from .fleet import Fleet
+    from .jobs import Job, Outcome
+    from .launcher import Handle, Launcher
+    from .lifecycle import VersionKey
+    from .roster import Version, VersionSpec
+
+logger = logging.getLogger("flambeau.engine")
+
+NEVER = float("inf")
+
+
+class Engine:
+    """Queues, batches and workers behind one synchronous call: ``predict``.
+
+    Made inside a running event loop. All times are readings of ``time.monotonic``: an event loop's
+    own clock may tick in whole milliseconds. ``device_environ`` says which variables a worker on a
+    device needs, ``on_exit(key, exit)`` is told of every worker that ended.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        launcher: Launcher,
+        socket_path: Path,
+        cores: int,
+        device_environ: Callable[[int | None], Mapping[str, str]],
+        on_exit: Callable[[VersionKey, Exit], None],
+    ) -> None:
+        self._fleet = fleet
+        self._launcher = launcher
+        self._cores = cores
+        self._device_environ = device_environ
+        self._on_exit = on_exit
+        self._loop = asyncio.get_running_loop()
+        self._router = Router(socket_path, self._received, self._violated)
+        self._waiting: dict[Job, asyncio.Future[Outcome]] = {}
+        self._handles: dict[str, Handle] = {}
+        self._doomed: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watchers: set[asyncio.Future[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = NEVER
+
+    def predict(self, key: VersionKey, job: Job) -> asyncio.Future[Outcome]:
+        """Queue ``job``; the future gets its outcome and never an exception.
+
+        Raises ServiceUnavailableError at once when the version cannot take it.
+        """
+        commands = self._fleet.offered(key, job, now())
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        self._waiting[job] = future
+        self._run(commands)
+        return future
+
+    def abandon(self, key: VersionKey, job: Job) -> None:
+        """The client of ``job`` left. Idempotent."""
+        self._waiting.pop(job, None)
+        self._run(self._fleet.abandoned(key, job, now()))
+
+    def version(self, key: VersionKey) -> Version | None:
+        """The version as it is now, to be read and not changed."""
+        return self._fleet.versions.get(key)
+
+    def add(self, spec: VersionSpec) -> None:
+        """Make a version known, without workers."""
+        self._fleet.add(spec)
+
+    def scale(self, key: VersionKey, min_workers: int, max_workers: int) -> None:
+        """Want this many workers; ``wait_until`` tells when they are there."""
+        self._run(self._fleet.scale(key, min_workers, max_workers, now()))
+
+    def drain(self, key: VersionKey, timeout: float) -> None:
+        """Let the version serve what it has, at most ``timeout`` seconds, and go."""
+        started = now()
+        self._run(self._fleet.drain(key, started + timeout, started))
+
+    async def wait_until(self, condition: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait until ``condition``, which is looked at after every change of a version or worker.
+
+        False when ``timeout`` seconds passed first.
+        """
+        deadline = None if timeout is None else now() + timeout
+        while not condition():
+            left = None if deadline is None else deadline - now()
+            if left is not None and left <= 0:
+                return False
+            change: asyncio.Future[None] = self._loop.create_future()
+            self._watchers.add(change)
+            await asyncio.wait([change], timeout=left)
+            self._watchers.discard(change)
+        return True
+
+    async def close(self, timeout: float) -> None:
+        """Drain every version for at most ``timeout`` seconds, then end every worker."""
+        for key in list(self._fleet.versions):
+            self.drain(key, timeout)
+        # Past the drain itself, Stop, SIGTERM and SIGKILL each have their own time.
+        await self.wait_until(lambda: self._fleet.is_empty, timeout + 30.0)
+        self.abort()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._router.close()
+        self._launcher.close()
+
+    def abort(self) -> None:
+        """Do not wait for anybody: kill every worker."""
+        for handle in self._handles.values():
+            handle.kill()
+
+    def _run(self, commands: Sequence[Command]) -> None:
+        for command in commands:
+            if isinstance(command, Resolve):
+                self._resolve(command.job)
+            elif isinstance(command, Send):
+                if not self._router.send(command.identity, command.message):
+                    self._loop.call_soon(self._violated, command.identity, "cannot be reached")
+            else:
+                self._run_rare(command)
+        self._arm()
+
+    def _run_rare(self, command: Spawn | Kill | Report | Notify) -> None:
+        match command:
+            case Notify():
+                self._notify()
+            case Spawn():
+                task = self._loop.create_task(self._run_worker(command))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case Kill(identity, force):
+                self._kill(identity, force)
+            case Report(key, exit):
+                self._report(key, exit)
+
+    def _resolve(self, job: Job) -> None:
+        future = self._waiting.pop(job, None)
+        if future is not None and not future.done() and job.outcome is not None:
+            future.set_result(job.outcome)
+
+    def _notify(self) -> None:
+        watchers, self._watchers = self._watchers, set()
+        for watcher in watchers:
+            if not watcher.done():
+                watcher.set_result(None)
+
+    def _arm(self) -> None:
+        """Have the timer ring when the fleet wants it; one that rings too early does no harm."""
+        at = self._fleet.next_alarm
+        if at is None or at >= self._rings_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._rings_at = at
+        self._timer = self._loop.call_later(at - now(), self._ring)
+
+    def _ring(self) -> None:
+        self._rings_at = NEVER
+        self._run(self._fleet.tick(now()))
+
+    def _received(self, identity: str, message: Message) -> None:
+        at = now()
+        match message:
+            case Result():
+                self._run(self._fleet.result(identity, message, at))
+            case Hello():
+                self._run(self._fleet.hello(identity, message.major, message.pid, at))
+            case Loaded():
+                logger.info("worker %s is ready after %.1f s", identity, message.seconds)
+                self._run(self._fleet.loaded(identity, message.credits, at))
+            case LoadFailed():
+                self._run(self._fleet.load_failed(identity, message, at))
+            case Bye():
+                pass
+            case _:
+                self._violated(identity, f"sent a {type(message).__name__}")
+
+    def _violated(self, identity: str, what: str) -> None:
+        self._run(self._fleet.violated(identity, what, now()))
+
+    async def _run_worker(self, spawn: Spawn) -> None:
+        """A worker process from its start to its end."""
+        identity = spawn.identity
+        launch = Launch(
+            identity,
+            self._router.endpoint,
+            spawn.spec.key[0],
+            self._threads(),
+            self._device_environ(spawn.device),
+        )
+        logger.info("worker %s starts", identity)
+        try:
+            handle = await self._launcher.start(launch)
+        except OSError as error:
+            message = f"The process could not be started: {error.strerror}."
+            exit = Exit(identity, ExitReason.BOOT_FAILURE, message, now())
+        else:
+            self._handles[identity] = handle
+            if identity in self._doomed:
+                handle.kill()
+            exit = await handle.wait()
+            del self._handles[identity]
+        self._doomed.discard(identity)
+        # What it said before it died counts: read it first.
+        self._router.drain()
+        self._run(self._fleet.exited(exit, now()))
+
+    def _threads(self) -> int:
+        """Cores divided by workers, so that all of them together do not oversubscribe the host."""
+        return max(1, self._cores // max(1, len(self._fleet.workers)))
+
+    def _kill(self, identity: str, force: bool) -> None:
+        handle = self._handles.get(identity)
+        if handle is None:
+            # Still being started: end it as soon as it is there.
+            self._doomed.add(identity)
+        elif force:
+            handle.kill()
+        else:
+            handle.terminate()
+
+    def _report(self, key: VersionKey, exit: Exit) -> None:
+        asked = exit.reason is ExitReason.STOPPED
+        level = logging.INFO if asked else logging.ERROR
+        tail = "" if asked or not exit.tail else "\n  " + "\n  ".join(exit.tail[-8:])
+        logger.log(
+            level, "worker %s ended: %s: %s%s", exit.identity, exit.reason.value, exit.message, tail
+        )
+        self._on_exit(key, exit)

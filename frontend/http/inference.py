@@ -1,0 +1,227 @@
+"""The inference API: health, predictions, and the documents that describe them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from aiohttp import hdrs
+
+from ... import FlambeauError
+from ..errors import (
+    BadRequestError,
+    DrainingError,
+    InferenceError,
+    MethodNotAllowedError,
+    ResourceNotFoundError,
+)
+from ..jobs import Job, Outcome
+from . import schema
+from .middlewares import Answer, json_answer, path_segments, render_error
+from .payload import read_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiohttp import web
+
+    from ..config import Config
+    from ..engine import Engine
+    from ..jobs import Part
+    from ..lifecycle import VersionKey
+    from ..metrics import Metrics
+    from ..registry import Registry
+
+# What the server itself says about a response, whatever the handler sets. Framing is in the list:
+# a handler's Transfer-Encoding would contradict the body that is really sent.
+_SERVER_HEADERS = frozenset(
+    {
+        "cache-control",
+        "connection",
+        "content-length",
+        "expires",
+        "keep-alive",
+        "pragma",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-request-id",
+    }
+)
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NOT_IN_HEADERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class InferenceAPI:
+    """The route of the inference listener.
+
+    Beyond TorchServe: a request to ``/predictions`` with a query string and no body at all takes
+    the query parameters as its inputs. TorchServe ignores them there, as this does where there is
+    a body; on ``/invocations``, ``/models/{model}/invoke`` and ``/{model}/predict`` they are inputs
+    beside the body.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        registry: Registry,
+        metrics: Metrics,
+        config: Config,
+        is_draining: Callable[[], bool],
+    ) -> None:
+        self._engine = engine
+        self._registry = registry
+        self._metrics = metrics
+        self._limit = config.max_request_size
+        self._is_draining = is_draining
+        self._clock = monotonic
+
+    async def __call__(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
+        segments = path_segments(request.raw_path)
+        match segments:
+            case ["predictions", model, *rest]:
+                return await self._predictions(request, request_id, model, rest)
+            case ["ping", *_]:
+                return self._ping()
+            case []:
+                if request.method != "OPTIONS":
+                    raise MethodNotAllowedError
+                return json_answer(schema.inference_document())
+            case ["api-description"]:
+                return json_answer(schema.inference_document())
+            case ["invocations"]:
+                return await self._invocations(request, request_id)
+            case ["models", model, "invoke"] | [model, "predict"]:
+                return await self._legacy(request, request_id, model, None)
+            case [model, version, "predict"]:
+                return await self._legacy(request, request_id, model, version)
+            case _:
+                raise ResourceNotFoundError
+
+    def _ping(self) -> Answer:
+        if self._registry.is_healthy():
+            return json_answer({"status": "Healthy"})
+
+        return json_answer({"status": "Unhealthy"}, 500)
+
+    async def _predictions(
+        self, request: web.BaseRequest, request_id: str, model: str, rest: list[str]
+    ) -> Answer:
+        version = rest[0] if rest else None
+        if request.method == "OPTIONS":
+            return self._describe(model, version)
+
+        added = {"url_path": "/".join(rest[1:]), "explain": "False"}
+        return await self._predict(request, request_id, model, version, added)
+
+    async def _legacy(
+        self, request: web.BaseRequest, request_id: str, model: str, version: str | None
+    ) -> Answer:
+        if request.method == "OPTIONS":
+            return self._describe(model, version)
+
+        return await self._predict(request, request_id, model, version, {}, with_query=True)
+
+    async def _invocations(self, request: web.BaseRequest, request_id: str) -> Answer:
+        """The model is named by the query or a form field, or is the only one there is."""
+        self._refuse_if_draining()
+        parts = await read_parts(request, self._limit, with_query=True)
+        named = (
+            bytes(part.body).decode(errors="replace") for part in parts if part.name == "model_name"
+        )
+        model = next(named, "") or self._only_model()
+        if not model:
+            raise BadRequestError("Parameter model_name is required.")
+
+        return await self._predict(request, request_id, model, None, {}, parts=parts)
+
+    def _only_model(self) -> str:
+        models = self._registry.list_models(2, 0)["models"]
+        if isinstance(models, list) and len(models) == 1:
+            return str(models[0]["modelName"])
+
+        return ""
+
+    def _describe(self, model: str, version: str | None) -> Answer:
+        self._registry.resolve(model, version)
+        return json_answer(schema.model_document(model, version))
+
+    def _refuse_if_draining(self) -> None:
+        if self._is_draining():
+            raise DrainingError("The server is shutting down and takes no new requests.")
+
+    async def _predict(
+        self,
+        request: web.BaseRequest,
+        request_id: str,
+        model: str,
+        version: str | None,
+        added: dict[str, str],
+        *,
+        with_query: bool = False,
+        parts: list[Part] | None = None,
+    ) -> Answer:
+        self._refuse_if_draining()
+        key = self._registry.resolve(model, version)
+        started = self._clock()
+        try:
+            if parts is None:
+                parts = await read_parts(request, self._limit, with_query=with_query)
+            headers = _headers(request, added)
+            job = Job(request_id, headers, parts, self._clock(), requested_version=version)
+            outcome = await self._outcome(key, job)
+            _check(outcome)
+        except FlambeauError as error:
+            outcome = Outcome(status=error.status, error=error)
+        self._metrics.observe(key, version, outcome, self._clock() - started)
+        return _answer(outcome)
+
+    async def _outcome(self, key: VersionKey, job: Job) -> Outcome:
+        answered = self._engine.predict(key, job)
+        try:
+            return await answered
+        except asyncio.CancelledError:
+            self._engine.abandon(key, job)
+            raise
+
+
+def _headers(request: web.BaseRequest, added: dict[str, str]) -> dict[str, str]:
+    """What the handler sees: the client's headers in its own spelling, then the server's.
+
+    Bytes beyond ASCII are read as Latin-1, which never fails. Where the client gave no length, the
+    length of the body is added, as TorchServe does.
+    """
+    headers = {
+        name.decode("latin-1"): value.decode("latin-1") for name, value in request.raw_headers
+    }
+    headers.update(added)
+    if hdrs.CONTENT_LENGTH not in request.headers:
+        headers["content-length"] = str(request.content.total_bytes)
+    return headers
+
+
+def _check(outcome: Outcome) -> None:
+    """Raise InferenceError if the handler has set what HTTP cannot carry."""
+    fault = None
+    if not 200 <= outcome.status <= 999:
+        fault = f"status {outcome.status}"
+    elif outcome.reason and _NOT_IN_HEADERS.search(outcome.reason):
+        fault = "a status phrase with control characters"
+    for name, value in outcome.headers:
+        if not _HEADER_NAME.fullmatch(name) or _NOT_IN_HEADERS.search(value):
+            fault = f"a response header {name!r} that HTTP does not allow"
+    if fault is not None:
+        raise InferenceError(f"The model's handler set {fault}.", 500)
+
+
+def _answer(outcome: Outcome) -> Answer:
+    if outcome.error is not None:
+        return render_error(outcome.error)
+
+    answer = Answer(outcome.body, outcome.status, outcome.reason)
+    for name, value in outcome.headers:
+        if name.lower() not in _SERVER_HEADERS:
+            answer.headers.add(name, value)
+    return answer

@@ -1,0 +1,199 @@
+"""Worker processes: started, watched, ended. ``Launcher`` is the seam for other hosts later."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import signal
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from .roster import Exit, ExitReason
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TAIL_LINES = 50
+_LONGEST_LINE = 8 * 1024
+_PIPE_GRACE = 1.0
+"""Seconds that the pipes of a dead worker may stay open in the hands of its own children."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What it takes to start one worker."""
+
+    identity: str
+    endpoint: str
+    model_name: str
+    threads: int
+    environ: Mapping[str, str]
+
+
+class Handle(Protocol):
+    """A started worker."""
+
+    async def wait(self) -> Exit:
+        """How it ended, once it has."""
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+
+    def kill(self) -> None:
+        """End it and everything that it started."""
+
+
+class Launcher(Protocol):
+    """Starts workers somewhere."""
+
+    async def start(self, launch: Launch) -> Handle:
+        """Start one worker; raises OSError when that is impossible."""
+
+    def close(self) -> None:
+        """Let go of everything; workers that are still there end at once."""
+
+
+class LocalLauncher:
+    """Workers as subprocesses of this process.
+
+    They are started with the command line that a remote host would use, in a session of their own,
+    so that a Ctrl-C in the terminal reaches the server only. Environment variables whose names
+    match ``blacklist`` are kept from them.
+    """
+
+    def __init__(
+        self, python: str, run_dir: Path, environ: Mapping[str, str], blacklist: str = ""
+    ) -> None:
+        hidden = re.compile(blacklist) if blacklist else None
+        self._python = python
+        self._run_dir = run_dir
+        self._environ = {
+            name: value
+            for name, value in environ.items()
+            if hidden is None or hidden.fullmatch(name) is None
+        }
+        # Only this process holds the write end: when it ends, each worker reads the end of file.
+        self._read_end, self._write_end = os.pipe()
+
+    async def start(self, launch: Launch) -> LocalHandle:
+        threads = str(launch.threads)
+        environ = {
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            **self._environ,
+            **launch.environ,
+            "PYTHONUNBUFFERED": "1",
+        }
+        process = await asyncio.create_subprocess_exec(
+            self._python,
+            "-m",
+            "flambeau.worker",
+            "--endpoint",
+            launch.endpoint,
+            "--identity",
+            launch.identity,
+            "--parent-fd",
+            str(self._read_end),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=self._run_dir,
+            env=environ,
+            pass_fds=(self._read_end,),
+            start_new_session=True,
+        )
+        return LocalHandle(process, launch)
+
+    def close(self) -> None:
+        os.close(self._write_end)
+        os.close(self._read_end)
+
+
+class LocalHandle:
+    """A worker process on this host. Its output goes to the log, the last lines are kept."""
+
+    def __init__(self, process: asyncio.subprocess.Process, launch: Launch) -> None:
+        self._process = process
+        self._identity = launch.identity
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._oom_kills = _oom_kills()
+        self._logger = logging.getLogger(f"flambeau.model.{launch.model_name}")
+        self._pumps = [
+            asyncio.ensure_future(self._pump(process.stdout, logging.INFO)),
+            asyncio.ensure_future(self._pump(process.stderr, logging.WARNING)),
+        ]
+
+    async def wait(self) -> Exit:
+        code = await self._process.wait()
+        _, still_open = await asyncio.wait(self._pumps, timeout=_PIPE_GRACE)
+        for pump in still_open:
+            pump.cancel()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
+        return classify(self._identity, code, _oom_kills() > self._oom_kills, tuple(self._tail))
+
+    def terminate(self) -> None:
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # Not after the process was reaped: its number may be somebody else's by then.
+        if self._process.returncode is None:
+            try:
+                os.killpg(self._process.pid, number)
+            except ProcessLookupError:
+                pass
+
+    async def _pump(self, stream: asyncio.StreamReader | None, level: int) -> None:
+        if stream is None:
+            return
+        pending = b""
+        while chunk := await stream.read(1 << 16):
+            *lines, pending = (pending + chunk).split(b"\n")
+            if len(pending) > _LONGEST_LINE:
+                lines, pending = [*lines, pending], b""
+            for line in lines:
+                self._keep(line, level)
+        if pending:
+            self._keep(pending, level)
+
+    def _keep(self, line: bytes, level: int) -> None:
+        text = line[:_LONGEST_LINE].decode(errors="replace").rstrip("\r")
+        if level >= logging.WARNING:
+            self._tail.append(text)
+        self._logger.log(level, "%s: %s", self._identity, text)
+
+
+def classify(identity: str, code: int, was_oom: bool, tail: tuple[str, ...]) -> Exit:
+    """Why a process ended, as far as its exit code and the kernel tell.
+
+    TorchServe answers the requests of a worker that was killed with SIGKILL 507, since it mostly
+    is the kernel that does it, for want of memory; other deaths are 500.
+    """
+    reason, status = ExitReason.EXIT_CODE, 500
+    message = f"The process ended by itself with exit code {code}."
+    if code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        reason, message = ExitReason.SIGNAL, f"The process was ended by {name}."
+        if -code == signal.SIGKILL:
+            status = 507
+            if was_oom:
+                reason = ExitReason.OOM_KILL
+                message = "The kernel killed the process because memory ran out."
+    return Exit(identity, reason, message, time.monotonic(), code, status, tail)
+
+
+def _oom_kills() -> int:
+    """How many processes of our control group the kernel has killed for want of memory."""
+    try:
+        group = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip()
+        events = Path(f"/sys/fs/cgroup{group}/memory.events").read_text()
+        return int(re.findall(r"^oom_kill (\d+)$", events, re.MULTILINE)[0])
+    except (OSError, IndexError):
+        return 0

@@ -1,0 +1,267 @@
+"""What the frontend counts, and its Prometheus exposition.
+
+A request is counted with plain integers and one dictionary look-up; the families of the Prometheus
+library are made from them when somebody scrapes. Series exist only for registered versions, so
+clients cannot make new ones by asking for unknown models.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from .jobs import Outcome
+    from .lifecycle import VersionKey
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS_BOUNDS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    60.0,
+)  # fmt: skip
+BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+# Counters whose names lack the suffix _total, which the library puts into their HELP and TYPE lines
+# (and only there).
+_BARE_COUNTERS = (
+    "Requests2XX",
+    "Requests4XX",
+    "Requests5XX",
+    "ts_inference_latency_microseconds",
+    "ts_queue_latency_microseconds",
+)
+_ADDED_SUFFIX = re.compile(
+    rf"^(# (?:HELP|TYPE) (?:{'|'.join(_BARE_COUNTERS)}))_total ", re.MULTILINE
+)
+
+
+class _Histogram:
+    """Counts per bucket and the sum; a value on a bound belongs to the bucket below it."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Upper bounds and cumulative counts, as the library wants them."""
+        found = 0
+        buckets = []
+        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+            found += count
+            buckets.append(("+Inf" if bound == float("inf") else str(float(bound)), float(found)))
+        return buckets
+
+
+class _Totals:
+    """TorchServe's counters of one way to ask for a version: by its name, or as the default."""
+
+    __slots__ = ("latency_seconds", "queue_seconds", "requests")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.latency_seconds = 0.0
+        self.queue_seconds = 0.0
+
+
+class _Version:
+    """All that is counted about one model version."""
+
+    __slots__ = ("as_default", "batch", "by_name", "handler", "queue", "request", "statuses")
+
+    def __init__(self) -> None:
+        self.statuses: dict[int, int] = {}
+        self.queue = _Histogram(SECONDS_BOUNDS)
+        self.handler = _Histogram(SECONDS_BOUNDS)
+        self.request = _Histogram(SECONDS_BOUNDS)
+        self.batch = _Histogram(BATCH_BOUNDS)
+        self.as_default = _Totals()
+        self.by_name = _Totals()
+
+
+class Metrics(Collector):
+    """Counts requests, responses and worker exits, and shows them to Prometheus.
+
+    ``workers`` is asked at each scrape for (model, version, state, count).
+    """
+
+    def __init__(self, workers: Callable[[], Iterable[tuple[str, str, str, int]]] = tuple) -> None:
+        self.workers = workers
+        self._versions: dict[VersionKey, _Version] = {}
+        self._exits: dict[tuple[str, str, str], int] = {}
+        self._responses = {"2XX": 0, "4XX": 0, "5XX": 0}
+        self._last_queue_seconds = 0.0
+        self._hostname = socket.gethostname()
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def observe(
+        self,
+        key: VersionKey,
+        requested_version: str | None,
+        outcome: Outcome,
+        total_seconds: float,
+    ) -> None:
+        """Count one answered inference request; ``total_seconds`` is what the client waited."""
+        version = self._versions.get(key)
+        if version is None:
+            version = self._versions[key] = _Version()
+        status = outcome.status if outcome.error is None else outcome.error.status
+        version.statuses[status] = version.statuses.get(status, 0) + 1
+        version.request.add(total_seconds)
+        totals = version.as_default if requested_version is None else version.by_name
+        totals.requests += 1
+        if outcome.batch_size:
+            version.queue.add(outcome.queued)
+            version.handler.add(outcome.handled)
+            version.batch.add(outcome.batch_size)
+        if outcome.error is None:
+            totals.latency_seconds += total_seconds
+            totals.queue_seconds += outcome.queued
+            self._last_queue_seconds = outcome.queued
+
+    def count_response(self, status: int) -> None:
+        """Count one HTTP response. As in TorchServe, what is neither 2xx nor 4xx counts as 5XX."""
+        family = "2XX" if 200 <= status < 300 else "4XX" if 400 <= status < 500 else "5XX"
+        self._responses[family] += 1
+
+    def worker_exit(self, key: VersionKey, reason: str) -> None:
+        """Count the end of a worker process."""
+        exit_of = (*key, reason)
+        self._exits[exit_of] = self._exits.get(exit_of, 0) + 1
+
+    def forget(self, key: VersionKey) -> None:
+        """Drop the series of a version that is gone."""
+        self._versions.pop(key, None)
+        for exit_of in [exit_of for exit_of in self._exits if exit_of[:2] == key]:
+            del self._exits[exit_of]
+
+    def exposition(self, names: Sequence[str] = ()) -> bytes:
+        """Prometheus text 0.0.4; with ``names``, only the families or samples called so."""
+        text = generate_latest(_Selection(self._registry, frozenset(names))).decode()
+        return _ADDED_SUFFIX.sub(r"\1 ", text).encode()
+
+    def collect(self) -> Iterator[Metric]:
+        """The families of this moment, for the library's registry."""
+        yield from self._torchserve_families()
+        yield from self._histograms()
+        requests = CounterMetricFamily(
+            "flambeau_requests_total",
+            "Answered inference requests",
+            labels=["model", "version", "status"],
+        )
+        for key, version in self._versions.items():
+            for status, count in version.statuses.items():
+                requests.add_metric([*key, str(status)], count)
+        yield requests
+        workers = GaugeMetricFamily(
+            "flambeau_workers", "Workers by state", labels=["model", "version", "state"]
+        )
+        for model, model_version, state, count in self.workers():
+            workers.add_metric([model, model_version, state], count)
+        yield workers
+        exits = CounterMetricFamily(
+            "flambeau_worker_exits_total",
+            "Ended worker processes by reason",
+            labels=["model", "version", "reason"],
+        )
+        for exit_of, count in self._exits.items():
+            exits.add_metric(exit_of, count)
+        yield exits
+
+    def _torchserve_families(self) -> Iterator[Metric]:
+        host = {"Level": "Host", "Hostname": self._hostname}
+        for family, count in self._responses.items():
+            responses = _torchserve_metric(f"Requests{family}", "counter", "Count")
+            responses.add_sample(f"Requests{family}", host, count)
+            yield responses
+        queue_time = _torchserve_metric("QueueTime", "gauge", "Milliseconds")
+        queue_time.add_sample("QueueTime", host, self._last_queue_seconds * 1000)
+        yield queue_time
+        requests = _torchserve_metric("ts_inference_requests", "counter", "Count")
+        latency = _torchserve_metric("ts_inference_latency_microseconds", "counter", "Microseconds")
+        queued = _torchserve_metric("ts_queue_latency_microseconds", "counter", "Microseconds")
+        for labels, totals in self._totals():
+            requests.add_sample("ts_inference_requests_total", labels, totals.requests)
+            latency.add_sample(latency.name, labels, totals.latency_seconds * 1e6)
+            queued.add_sample(queued.name, labels, totals.queue_seconds * 1e6)
+        yield from (requests, latency, queued)
+
+    def _totals(self) -> Iterator[tuple[dict[str, str], _Totals]]:
+        """TorchServe's labels say ``default`` for requests that named no version.
+
+        They name the model only, so what its versions counted as the default is added up.
+        """
+        defaults: dict[str, _Totals] = {}
+        for (model, model_version), version in self._versions.items():
+            if version.by_name.requests:
+                yield self._labels(model, model_version), version.by_name
+            if version.as_default.requests:
+                total = defaults.setdefault(model, _Totals())
+                total.requests += version.as_default.requests
+                total.latency_seconds += version.as_default.latency_seconds
+                total.queue_seconds += version.as_default.queue_seconds
+        for model, total in defaults.items():
+            yield self._labels(model, "default"), total
+
+    def _labels(self, model: str, model_version: str) -> dict[str, str]:
+        return {"model_name": model, "model_version": model_version, "hostname": self._hostname}
+
+    def _histograms(self) -> Iterator[Metric]:
+        for field, name, documentation in (
+            ("queue", "flambeau_queue_seconds", "Time a request waited for its batch to leave"),
+            (
+                "handler",
+                "flambeau_handler_seconds",
+                "Time the batch of a request spent in handlers",
+            ),
+            ("request", "flambeau_request_seconds", "Time from a request's headers to its answer"),
+            ("batch", "flambeau_batch_size", "Size of the batch that a request travelled in"),
+        ):
+            family = HistogramMetricFamily(name, documentation, labels=["model", "version"])
+            for key, version in self._versions.items():
+                histogram: _Histogram = getattr(version, field)
+                family.add_metric(list(key), histogram.buckets(), histogram.total)
+            yield family
+
+
+class _Selection(Collector):
+    """The families of a registry that a scrape asked for by name."""
+
+    def __init__(self, registry: CollectorRegistry, names: frozenset[str]) -> None:
+        self._registry = registry
+        self._names = names
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            if not self._names or self._is_wanted(family):
+                yield family
+
+    def _is_wanted(self, family: Metric) -> bool:
+        return family.name in self._names or any(
+            sample.name in self._names for sample in family.samples
+        )
+
+
+def _torchserve_metric(name: str, kind: str, unit: str) -> Metric:
+    return Metric(name, f"Torchserve prometheus {kind} metric with unit: {unit}", kind)

@@ -1,0 +1,395 @@
+"""Models and versions by name: register, scale, describe, unregister, set the default.
+
+The one place that knows which archive a version came from and which version is a model's default.
+Texts and status codes are TorchServe's. Two things differ on purpose: what the caller says beats
+what the archive says, and a synchronous registration that fails leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, TypeVar
+
+from ..model_store.errors import InvalidModelError
+from ..model_store.store import default_model_name
+from .config import VersionSettings
+from .describe import Record, describe_version
+from .errors import (
+    BadRequestError,
+    ConflictError,
+    DefaultVersionError,
+    RequestTimeoutError,
+    UnknownModelError,
+    UnknownVersionError,
+    WorkerStartError,
+)
+from .roster import Exit, Version, VersionSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..model_store.store import ModelStore, StoredModel
+    from .config import Config
+    from .engine import Engine
+    from .lifecycle import VersionKey
+
+logger = logging.getLogger("flambeau.registry")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """``POST /models``. None: not said. Times as the API has them: ms for the delay, else s."""
+
+    url: str
+    model_name: str | None = None
+    handler: str | None = None
+    runtime: str | None = None
+    batch_size: int | None = None
+    max_batch_delay: int | None = None
+    initial_workers: int | None = None
+    response_timeout: int | None = None
+    startup_timeout: int | None = None
+    synchronous: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A management answer: HTTP status and the text of its ``status`` field."""
+
+    status: int
+    message: str
+
+
+class Registry:
+    """The registered models. ``forget`` is told of each version that is gone."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: ModelStore | None,
+        config: Config,
+        default_workers: int,
+        gpu_usage: Callable[[int], str],
+        forget: Callable[[VersionKey], None],
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._config = config
+        self._default_workers = default_workers
+        self._gpu_usage = gpu_usage
+        self._forget = forget
+        self._records: dict[str, dict[str, Record]] = {}
+        self._defaults: dict[str, str] = {}
+
+    def resolve(self, name: str, version: str | None) -> VersionKey:
+        """The key of a version, of the default one for None.
+
+        Raises UnknownModelError or UnknownVersionError.
+        """
+        if name not in self._records:
+            raise UnknownModelError(name)
+        if version is None:
+            return (name, self._defaults[name])
+        if version not in self._records[name]:
+            raise UnknownVersionError(name, version)
+        return (name, version)
+
+    async def load_startup_models(self) -> None:
+        """Load what the configuration names; one that fails is logged and left out."""
+        wanted = self._config.load_models
+        if self._config.loads_all_models and self._store is not None:
+            wanted = tuple((None, url) for url in self._store.archives())
+        await asyncio.gather(*(self._load_startup_model(name, url) for name, url in wanted))
+
+    async def _load_startup_model(self, name: str | None, url: str) -> None:
+        try:
+            await self._register(Registration(url, model_name=name), at_startup=True)
+        except Exception as error:
+            # One archive must not keep the others from being served, whatever is wrong with it.
+            unexpected = not hasattr(error, "message")
+            logger.error("Failed to load model: %s: %s", url, error, exc_info=unexpected)
+
+    async def register(self, registration: Registration) -> Reply:
+        """Register a version and start its initial workers.
+
+        Raises a FlambeauError that says what is wrong; then nothing stays registered.
+        """
+        return await self._register(registration, at_startup=False)
+
+    async def _register(self, registration: Registration, *, at_startup: bool) -> Reply:
+        if self._store is None:
+            raise BadRequestError(
+                "Model store has not been configured. Start flambeau with --model-store DIR."
+            )
+        stored = await asyncio.to_thread(self._store.acquire, registration.url)
+        try:
+            record = self._make_record(registration, stored, at_startup)
+            self._insert(record)
+        except BaseException:
+            await asyncio.to_thread(self._store.release, stored)
+            raise
+        name, version = record.spec.key
+        minimum, maximum = self._workers(registration, record, at_startup)
+        if maximum == 0:
+            return Reply(
+                200,
+                f'Model "{name}" Version: {version} registered with 0 initial workers. '
+                "Use scale workers API to add workers for the model.",
+            )
+        self._engine.scale(record.spec.key, minimum, maximum)
+        if not registration.synchronous:
+            return Reply(202, "Processing worker updates...")
+        failure = await self._started(record.spec, record.spec.startup_timeout + 60.0)
+        if failure is not None and not at_startup:
+            await self._remove(record, timeout=0.0)
+            raise _start_error(record.spec, version, failure)
+        current = self._engine.version(record.spec.key)
+        if current is None or not current.is_settled:
+            return Reply(206, "Workers scaling in progress...")
+        return Reply(
+            200, f'Model "{name}" Version: {version} registered with {minimum} initial workers'
+        )
+
+    async def scale(
+        self,
+        name: str,
+        version: str | None,
+        min_worker: int,
+        max_worker: int | None = None,
+        synchronous: bool = False,
+        timeout: float | None = None,
+    ) -> Reply:
+        """Change how many workers a version has; ``timeout`` bounds a synchronous wait."""
+        maximum = min_worker if max_worker is None else max_worker
+        if maximum < min_worker:
+            raise BadRequestError("max_worker cannot be less than min_worker.")
+        key = self.resolve(name, version)
+        spec = self._records[name][key[1]].spec
+        self._engine.scale(key, min_worker, maximum)
+        if not synchronous:
+            return Reply(202, "Processing worker updates...")
+        limit = spec.startup_timeout + 60.0 if timeout is None or timeout <= 0 else timeout
+        failure = await self._started(spec, limit)
+        if failure is not None:
+            raise _start_error(spec, version, failure)
+        current = self._engine.version(key)
+        if current is not None and not current.is_settled:
+            return Reply(206, "Workers scaling in progress...")
+        suffix = "" if version is None else f", version: {version}"
+        return Reply(200, f"Workers scaled to {min_worker} for model: {name}{suffix}")
+
+    async def unregister(self, name: str, version: str | None) -> Reply:
+        """Serve what waits, stop the workers, forget the version.
+
+        Raises RequestTimeoutError when that takes longer than ``unregister_model_timeout``.
+        """
+        key = self.resolve(name, version)
+        if key[1] == self._defaults[name] and len(self._records[name]) > 1:
+            raise DefaultVersionError(f"Cannot remove default version for model {name}")
+        record = self._records[name][key[1]]
+        if not await self._remove(record, timeout=float(self._config.unregister_model_timeout)):
+            raise RequestTimeoutError(f"Timed out while cleaning resources: {name}")
+        return Reply(200, f'Model "{name}" unregistered')
+
+    def set_default(self, name: str, version: str) -> Reply:
+        """Make ``version`` the one that requests without a version get."""
+        if name not in self._records:
+            raise UnknownModelError(name)
+        if version not in self._records[name]:
+            error = UnknownVersionError(name, version)
+            # TorchServe words it differently here than elsewhere.
+            error.message = f"Model version {version} does not exist for model {name}"
+            raise error
+        self._defaults[name] = version
+        return Reply(200, f'Default version successfully updated for model "{name}" to "{version}"')
+
+    def describe(self, name: str, version: str | None) -> list[dict[str, object]]:
+        """The version, the default one for None, every one for ``all``."""
+        if version == "all":
+            if name not in self._records:
+                raise UnknownModelError(name)
+            keys = [(name, each) for each in self._records[name]]
+        else:
+            keys = [self.resolve(name, version)]
+        now = monotonic()
+        described = []
+        for key in keys:
+            current = self._engine.version(key)
+            if current is not None:
+                record = self._records[key[0]][key[1]]
+                described.append(describe_version(record, current, now, self._gpu_usage))
+        return described
+
+    def list_models(self, limit: int = 100, offset: int = 0) -> dict[str, object]:
+        """A page of the default versions, sorted by name, in TorchServe's form."""
+        names = sorted(self._records)
+        page = {
+            "models": [
+                {
+                    "modelName": name,
+                    "modelUrl": self._records[name][self._defaults[name]].stored.url,
+                }
+                for name in names[offset : offset + limit]
+            ]
+        }
+        if offset + limit <= len(names):
+            return {"nextPageToken": str(offset + limit), **page}
+        return {**page}
+
+    def is_healthy(self) -> bool:
+        """TorchServe's /ping rule: each default version has its workers, or may still get them."""
+        now = monotonic()
+        for name, version in self._defaults.items():
+            current = self._engine.version((name, version))
+            if current is not None and not current.is_healthy(now):
+                return False
+        return True
+
+    def _make_record(
+        self, registration: Registration, stored: StoredModel, at_startup: bool
+    ) -> Record:
+        manifest = stored.manifest
+        name = registration.model_name or (manifest.model_name if manifest else None)
+        name = name or default_model_name(registration.url)
+        if not _NAME.fullmatch(name):
+            raise BadRequestError(
+                f"Parameter model_name is not valid: {name[:128]!r}. Use letters, digits, '_', '-' "
+                "and '.', at most 128 of them, with a letter or digit first."
+            )
+        version = manifest.model_version if manifest else "1.0"
+        handler = registration.handler or (manifest.handler if manifest else None)
+        handler = handler or self._config.default_service_handler
+        if not handler:
+            raise InvalidModelError(
+                "The archive names no handler. Give the handler parameter, or set "
+                "default_service_handler in the configuration."
+            )
+        runtime = registration.runtime or (manifest.runtime if manifest else "python")
+        if runtime == "LSP":
+            raise InvalidModelError("Runtime LSP (the C++ backend) is not available in flambeau.")
+        for warning in stored.warnings:
+            logger.warning("model %s: %s", name, warning)
+        return Record(
+            self._spec((name, version), handler, registration, stored),
+            stored,
+            runtime,
+            at_startup,
+        )
+
+    def _spec(
+        self, key: VersionKey, handler: str, asked: Registration, stored: StoredModel
+    ) -> VersionSpec:
+        """What the caller says beats the archive's configuration, which beats the server's."""
+        config, archive = self._config, stored.config
+        block = self._block(key)
+        delay = _first(asked.max_batch_delay, archive.max_batch_delay, block.max_batch_delay, 100)
+        return VersionSpec(
+            key=key,
+            model_dir=str(stored.model_dir),
+            handler=handler,
+            batch_size=_first(asked.batch_size, archive.batch_size, block.batch_size, 1),
+            max_batch_delay=delay / 1000,
+            adaptive_batching=(archive.batching or config.batching) == "adaptive",
+            response_timeout=_first(
+                asked.response_timeout,
+                archive.response_timeout,
+                block.response_timeout,
+                config.default_response_timeout,
+            ),
+            startup_timeout=_first(
+                asked.startup_timeout,
+                archive.startup_timeout,
+                block.startup_timeout,
+                config.default_startup_timeout,
+            ),
+            client_timeout=(archive.client_timeout_in_mills or 0) / 1000,
+            queue_size=_first(archive.job_queue_size, config.job_queue_size),
+            max_retry_timeout=_first(archive.max_retry_timeout_in_sec, 300),
+            lost_retries=_first(archive.retry_lost_batch, config.retry_lost_batch),
+            device_type=archive.device_type,
+            device_ids=tuple(archive.device_ids or ()),
+        )
+
+    def _block(self, key: VersionKey) -> VersionSettings:
+        """What the ``models={...}`` block of the configuration says of a version."""
+        return self._config.models.get(key[0], {}).get(key[1], VersionSettings())
+
+    def _workers(self, asked: Registration, record: Record, at_startup: bool) -> tuple[int, int]:
+        """How many workers to start with, at least and at most."""
+        if asked.initial_workers is not None:
+            return asked.initial_workers, asked.initial_workers
+        archive = record.stored.config
+        if archive.min_workers is not None:
+            return archive.min_workers, _first(archive.max_workers, archive.min_workers)
+        if not at_startup:
+            count = self._config.default_workers_per_model
+            return count, count
+        block = self._block(record.spec.key)
+        minimum = _first(block.min_workers, self._default_workers)
+        return minimum, max(minimum, _first(block.max_workers, minimum))
+
+    def _insert(self, record: Record) -> None:
+        name, version = record.spec.key
+        if version in self._records.get(name, {}):
+            raise ConflictError(f"Model version {version} is already registered for model {name}")
+        self._engine.add(record.spec)
+        self._records.setdefault(name, {})[version] = record
+        self._defaults.setdefault(name, version)
+        logger.info("model %s version %s registered from %s", name, version, record.stored.url)
+
+    async def _started(self, spec: VersionSpec, timeout: float) -> Exit | None:
+        """Wait until the version has the workers that it should have; the failure if one did not
+        start. None too when time ran out: look at the version.
+        """
+
+        def failure() -> Exit | None:
+            version: Version | None = self._engine.version(spec.key)
+            return None if version is None else (version.failure or version.boot_failure)
+
+        def is_over() -> bool:
+            version = self._engine.version(spec.key)
+            return version is None or version.is_settled or failure() is not None
+
+        await self._engine.wait_until(is_over, timeout)
+        return failure()
+
+    async def _remove(self, record: Record, timeout: float) -> bool:
+        """Drain the version and forget it; False when it is still there after all deadlines."""
+        name, version = key = record.spec.key
+        self._engine.drain(key, timeout)
+        # Stop, SIGTERM and SIGKILL come after the drain, each with its own deadline.
+        gone = await self._engine.wait_until(
+            lambda: self._engine.version(key) is None, timeout + 30.0
+        )
+        if gone and self._records.get(name, {}).get(version) is record:
+            del self._records[name][version]
+            if not self._records[name]:
+                del self._records[name]
+                del self._defaults[name]
+            elif self._defaults[name] == version:
+                self._defaults[name] = next(iter(self._records[name]))
+            self._forget(key)
+            if self._store is not None:
+                await asyncio.to_thread(self._store.release, record.stored)
+            logger.info("model %s version %s unregistered", name, version)
+        return gone
+
+
+def _first(*candidates: _T | None) -> _T:
+    """The first that is not None."""
+    for candidate in candidates:
+        if candidate is not None:
+            return candidate
+    raise ValueError("no candidate has a value")
+
+
+def _start_error(spec: VersionSpec, version: str | None, failure: Exit) -> WorkerStartError:
+    message = f"Failed to start workers for model {spec.key[0]} version: {version or 'null'}"
+    return WorkerStartError(f"{message}: {failure.message}", failure.status)

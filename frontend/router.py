@@ -1,0 +1,102 @@
+"""The frontend's end of the line: one ROUTER socket, read straight from the event loop.
+
+The socket's descriptor is edge-triggered: it fires when something changes, not while something is
+there. So every wake-up drains the socket, and after every send it is looked at again, because a
+send may have swallowed the edge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import zmq
+
+from ..worker.protocol import INLINE_LIMIT, Message, ProtocolError, decode, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+logger = logging.getLogger("flambeau.router")
+
+_DRAIN_AT_ONCE = 64
+"""Messages read in one loop turn before others get theirs."""
+_LONGEST_PATH = 107
+"""What fits into a Unix socket address."""
+
+
+class Router:
+    """Messages to and from workers by identity.
+
+    ``on_message(identity, message)`` is called for each message, ``on_violation(identity, what)``
+    for what is none; both on the event loop.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        on_message: Callable[[str, Message], None],
+        on_violation: Callable[[str, str], None],
+    ) -> None:
+        if len(str(path)) > _LONGEST_PATH:
+            raise OSError(
+                f"the socket path is longer than {_LONGEST_PATH} bytes; choose a shorter run_dir"
+            )
+        self.endpoint = f"ipc://{path}"
+        self._on_message = on_message
+        self._on_violation = on_violation
+        self._loop = asyncio.get_running_loop()
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.bind(self.endpoint)
+        self._scheduled = False
+        self._fd = int(self._socket.get(zmq.FD))
+        self._loop.add_reader(self._fd, self.drain)
+
+    def send(self, identity: str, message: Message) -> bool:
+        """Hand ``message`` to libzmq; False when that worker cannot be reached."""
+        frames = encode(message)
+        try:
+            self._socket.send(identity.encode(), zmq.SNDMORE | zmq.DONTWAIT)
+            for frame in frames[:-1]:
+                self._socket.send(frame, zmq.SNDMORE, copy=len(frame) <= INLINE_LIMIT)
+            self._socket.send(frames[-1], 0, copy=len(frames[-1]) <= INLINE_LIMIT)
+        except zmq.ZMQError as error:
+            logger.warning("worker %s cannot be reached: %s", identity, error)
+            return False
+        self._look_again()
+        return True
+
+    def drain(self) -> None:
+        """Read what is there, up to a fair share, and pass it on."""
+        if self._socket.closed:
+            return
+        self._scheduled = False
+        for _ in range(_DRAIN_AT_ONCE):
+            try:
+                identity, *frames = self._socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            name = identity.decode(errors="replace")
+            try:
+                message = decode(frames)
+            except ProtocolError as error:
+                self._on_violation(name, f"sent an {error}")
+            else:
+                self._on_message(name, message)
+        self._look_again()
+
+    def close(self) -> None:
+        """Stop reading and drop what was not delivered."""
+        self._loop.remove_reader(self._fd)
+        self._socket.close()
+        self._context.term()
+
+    def _look_again(self) -> None:
+        if not self._scheduled and int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+            self._scheduled = True
+            self._loop.call_soon(self.drain)

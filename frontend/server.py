@@ -1,0 +1,233 @@
+"""The server's life: start, serve, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import random
+import signal
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from .. import FlambeauError, __version__
+from ..model_store.store import ModelStore
+from ..worker.protocol import Load
+from .app import Listeners, Services, start_listeners
+from .config import prepare_run_dir
+from .devices import DeviceAssigner, gpu_usage, placement, visible_gpus
+from .engine import Engine
+from .fleet import Fleet
+from .launcher import LocalLauncher
+from .lifecycle import SERVER_TRANSITIONS, Lifecycle, ServerState
+from .metrics import Metrics
+from .registry import Registry
+from .runstate import remove_state, write_state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from .config import Config
+    from .lifecycle import VersionKey
+    from .roster import VersionSpec
+
+logger = logging.getLogger("flambeau.server")
+
+_FORMAT = "%(asctime)s %(levelname)-7s %(name)s - %(message)s"
+
+
+def run(config: Config, ready_fd: int | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; the process's exit code.
+
+    When the models of the configuration are there, one JSON line is written to ``ready_fd``: with
+    ``pid`` and ``addresses``, or with ``error`` if the server cannot start.
+    """
+    logging.basicConfig(level=config.log_level, format=_FORMAT, stream=sys.stderr)
+    for warning in config.warnings:
+        logger.warning("%s", warning)
+    loop = _new_event_loop()
+    try:
+        loop.run_until_complete(_serve(config, ready_fd))
+    except FlambeauError as error:
+        logger.error("%s", error.message)
+        _tell(ready_fd, {"error": error.message})
+        return 1
+    finally:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+    return 0
+
+
+async def _serve(config: Config, ready_fd: int | None) -> None:
+    await Server(config, ready_fd).run()
+
+
+class Server:
+    """Puts the pieces together and owns their order of coming and going.
+
+    Made inside a running event loop.
+    """
+
+    def __init__(self, config: Config, ready_fd: int | None = None) -> None:
+        self._config = config
+        self._ready_fd = ready_fd
+        self._life = Lifecycle("server", SERVER_TRANSITIONS, ServerState.STARTING)
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._visible = visible_gpus(os.environ)[: config.number_of_gpu]
+        self._devices = DeviceAssigner(len(self._visible))
+        self._metrics = Metrics()
+        self._run_dir = prepare_run_dir(config)
+        self._fleet = Fleet(self._assign, lambda: random.uniform(0.8, 1.2), self._load_message)  # noqa: S311
+        self._engine = self._make_engine()
+        self._registry = self._make_registry()
+        self._metrics.workers = self._count_workers
+
+    async def run(self) -> None:
+        """Serve until told to stop. Raises ConfigError if it cannot listen."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+        services = Services(
+            self._engine, self._registry, self._metrics, self._config, self._is_draining
+        )
+        try:
+            listeners = await start_listeners(services)
+        except BaseException:
+            await self._engine.close(0.0)
+            raise
+        state = write_state(self._run_dir, listeners.addresses)
+        logger.info("flambeau %s serves, pid %d", __version__, os.getpid())
+        loading = loop.create_task(self._load_models(listeners))
+        try:
+            await self._stop.wait()
+            await self._drain()
+        finally:
+            loading.cancel()
+            await asyncio.wait([loading])
+            await listeners.close()
+            remove_state(self._run_dir, state)
+            self._socket_path().unlink(missing_ok=True)
+            self._life.move(ServerState.STOPPED)
+            logger.info("flambeau has stopped")
+
+    async def _load_models(self, listeners: Listeners) -> None:
+        await self._registry.load_startup_models()
+        if self._life.state is ServerState.STARTING:
+            self._life.move(ServerState.SERVING)
+        # What lives now lives for good: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        addresses = {
+            name: f"http://{host}:{port}" for name, (host, port) in listeners.addresses.items()
+        }
+        _tell(self._ready_fd, {"pid": os.getpid(), "addresses": addresses})
+        logger.info("flambeau is ready")
+
+    async def _drain(self) -> None:
+        """Refuse new work, finish what was accepted, let the workers go.
+
+        The listeners stay open meanwhile: whoever comes now is told to try elsewhere.
+        """
+        self._life.move(ServerState.DRAINING)
+        logger.info("flambeau is draining; a second signal skips the wait")
+        await self._wait(self._hurry, self._config.pre_stop_delay)
+        draining = asyncio.ensure_future(self._engine.close(float(self._config.drain_timeout)))
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        await asyncio.wait([draining, hurry], return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not draining.done():
+            self._engine.abort()
+        await draining
+
+    @staticmethod
+    async def _wait(event: asyncio.Event, seconds: float) -> None:
+        if seconds > 0:
+            waiting = asyncio.ensure_future(event.wait())
+            await asyncio.wait([waiting], timeout=seconds)
+            waiting.cancel()
+
+    def _signalled(self) -> None:
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    def _is_draining(self) -> bool:
+        return self._life.state in (ServerState.DRAINING, ServerState.STOPPED)
+
+    def _make_engine(self) -> Engine:
+        config = self._config
+        launcher = LocalLauncher(
+            config.workers_python, self._run_dir, os.environ, config.blacklist_env_vars
+        )
+        return Engine(
+            self._fleet,
+            launcher,
+            self._socket_path(),
+            os.cpu_count() or 1,
+            self._device_environ,
+            lambda key, exit: self._metrics.worker_exit(key, exit.reason.value),
+        )
+
+    def _make_registry(self) -> Registry:
+        config = self._config
+        store = None
+        if config.model_store is not None:
+            store = ModelStore(config.model_store, config.model_cache_dir)
+        workers = config.default_workers_per_model or len(self._visible) or os.cpu_count() or 1
+        return Registry(self._engine, store, config, workers, gpu_usage, self._forget)
+
+    def _socket_path(self) -> Path:
+        return self._run_dir / f"{os.getpid()}.sock"
+
+    def _assign(self, spec: VersionSpec) -> int | None:
+        return self._devices.assign(spec.key, spec.device_type, spec.device_ids)
+
+    def _device_environ(self, device: int | None) -> Mapping[str, str]:
+        return placement(device, self._visible).environ
+
+    def _load_message(self, spec: VersionSpec, device: int | None) -> Load:
+        return Load(
+            model_name=spec.key[0],
+            model_version=spec.key[1],
+            model_dir=spec.model_dir,
+            handler=spec.handler,
+            batch_size=spec.batch_size,
+            gpu_id=placement(device, self._visible).gpu_id,
+            limit_max_image_pixels=self._config.limit_max_image_pixels,
+            decode_input_request=self._config.decode_input_request,
+        )
+
+    def _forget(self, key: VersionKey) -> None:
+        self._metrics.forget(key)
+        self._devices.forget(key)
+
+    def _count_workers(self) -> Iterator[tuple[str, str, str, int]]:
+        for (name, version), known in self._fleet.versions.items():
+            states = Counter(
+                "gone" if slot.worker is None else slot.worker.state.value
+                for slot in known.slots.values()
+            )
+            for state, count in states.items():
+                yield name, version, state, count
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        loop = asyncio.new_event_loop()
+    else:
+        loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop
+
+
+def _tell(ready_fd: int | None, message: Mapping[str, object]) -> None:
+    if ready_fd is not None:
+        with os.fdopen(ready_fd, "w", encoding="utf-8") as pipe:
+            pipe.write(json.dumps(message) + "\n")

@@ -1,0 +1,255 @@
+"""What a key of the configuration may hold: kinds of values, and how each is read from text.
+
+A kind's ``parse`` raises ValueError when the text will not do, with the reason where the kind's
+``allowed`` does not say it all.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+MAX_INT = 2**31 - 1
+LOAD_ALL = ((None, "all"),)
+"""The value of ``load_models`` that stands for everything in the model store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A sort of value: what is allowed, in words that complete "must be ...", and its reader."""
+
+    allowed: str
+    parse: Callable[[str], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key of the configuration, as the table in ``config.Config`` describes it.
+
+    ``default`` is in words. ``derive`` makes it from the environment where it depends on that.
+    ``flag`` is the key's command line option, ``alias`` TorchServe's name for it where that
+    differs, ``file_only`` tells that only the file may set it.
+    """
+
+    key: str
+    kind: Kind
+    default: str
+    meaning: str
+    flag: str | None = None
+    alias: str | None = None
+    file_only: bool = False
+    derive: Callable[[Mapping[str, str]], Path] | None = None
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The environment variables that set it, the one that counts first."""
+        if self.file_only:
+            return ()
+        return f"FLAMBEAU_{self.key.upper()}", f"TS_{self.key.upper()}"
+
+
+class Address(NamedTuple):
+    """Where a listener is; port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def is_wildcard(self) -> bool:
+        return self.host in ("0.0.0.0", "::")  # noqa: S104 - a comparison, nothing is bound
+
+    def overlaps(self, other: Address) -> bool:
+        """The two could not both listen."""
+        if self.port != other.port or self.port == 0:
+            return False
+        same_host = self.host == other.host or (self.is_loopback and other.is_loopback)
+        return same_host or self.is_wildcard or other.is_wildcard
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSettings:
+    """What the ``models={...}`` block says of one version; times in ms (delay) and s (timeouts).
+
+    ``None``: not said. ``unknown`` lists keys that mean nothing here.
+    """
+
+    min_workers: int | None = None
+    max_workers: int | None = None
+    batch_size: int | None = None
+    max_batch_delay: int | None = None
+    response_timeout: int | None = None
+    startup_timeout: int | None = None
+    parallel_level: int | None = None
+    runtime_type: str | None = None
+    mar_name: str | None = None
+    default_version: bool | None = None
+    unknown: tuple[str, ...] = ()
+
+
+VERSION_KEYS: Mapping[str, tuple[str, type]] = {
+    "minWorkers": ("min_workers", int),
+    "maxWorkers": ("max_workers", int),
+    "batchSize": ("batch_size", int),
+    "maxBatchDelay": ("max_batch_delay", int),
+    "responseTimeout": ("response_timeout", int),
+    "startupTimeout": ("startup_timeout", int),
+    "parallelLevel": ("parallel_level", int),
+    "runtimeType": ("runtime_type", str),
+    "marName": ("mar_name", str),
+    "defaultVersion": ("default_version", bool),
+}
+_JSON_TYPES = {int: "a whole number", str: "a string", bool: "true or false"}
+
+
+def integer(low: int, high: int = MAX_INT) -> Kind:
+    """Whole numbers from ``low`` to ``high``."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[+-]?[0-9]{1,20}", text) or not low <= int(text) <= high:
+            raise ValueError
+        return int(text)
+
+    upper = "up" if high == MAX_INT else f"to {high}"
+    return Kind(f"a whole number from {low} {upper}", parse)
+
+
+def choice(*values: str) -> Kind:
+    """One of ``values``, in any case."""
+
+    def parse(text: str) -> str:
+        for value in values:
+            if value.lower() == text.lower():
+                return value
+        raise ValueError
+
+    return Kind(f"{', '.join(values[:-1])} or {values[-1]}", parse)
+
+
+def address(default_port: int) -> Kind:
+    """A listener's address, as ``http://host:port``; ``default_port`` is for one without a port."""
+
+    def parse(text: str) -> str:
+        return str(read_address(text, default_port))
+
+    return Kind("an address such as http://127.0.0.1:8080", parse)
+
+
+def read_address(text: str, default_port: int) -> Address:
+    """The host and port of ``http://host[:port]``; raises ValueError."""
+    form = "must be an address such as http://127.0.0.1:8080"
+    if text.lower().startswith(("https:", "unix:")):
+        scheme = text.split(":")[0].lower()
+        raise ValueError(f"{scheme} is not supported yet, it {form}")
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(form) from None
+    if parts.scheme.lower() != "http" or not host or parts.path not in ("", "/"):
+        raise ValueError(form)
+    if parts.query or parts.fragment or "@" in parts.netloc or re.search(r"\s", text):
+        raise ValueError(form)
+    return Address(host, default_port if port is None else port)
+
+
+def _parse_boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError
+    return text.lower() == "true"
+
+
+def _parse_pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"must be a regular expression: {error}") from None
+    return text
+
+
+def _parse_path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise ValueError
+    return Path(text)
+
+
+def _parse_load_models(text: str) -> tuple[tuple[str | None, str], ...]:
+    """``all``, ``none``, or a list of ``url`` and ``name=url`` separated by commas."""
+    if text.lower() == "all":
+        return LOAD_ALL
+    if text.lower() in ("", "none"):
+        return ()
+    models: list[tuple[str | None, str]] = []
+    for item in text.split(","):
+        before, equals, after = (part.strip() for part in item.partition("="))
+        name, url = (before, after) if equals else (None, before)
+        if not url or name == "":
+            raise ValueError(f"{item.strip()!r} in it is neither ARCHIVE nor NAME=ARCHIVE")
+        models.append((name, url))
+    return tuple(models)
+
+
+def _parse_models(text: str) -> dict[str, dict[str, VersionSettings]]:
+    try:
+        block = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"must be JSON: {error}") from None
+    return {
+        name: {
+            version: _parse_version(f"{name} {version}", settings)
+            for version, settings in _object(f"{name}", versions).items()
+        }
+        for name, versions in _object("the block", block).items()
+    }
+
+
+def _parse_version(where: str, settings: object) -> VersionSettings:
+    known: dict[str, Any] = {}
+    unknown = []
+    for key, value in _object(where, settings).items():
+        if key not in VERSION_KEYS:
+            unknown.append(key)
+            continue
+        name, wanted = VERSION_KEYS[key]
+        if type(value) is not wanted:
+            wish = _JSON_TYPES[wanted]
+            raise ValueError(f"{key} of {where} must be {wish}, not {json.dumps(value)}")
+        # TorchServe's files hold zeros and negative numbers for "not set".
+        if not isinstance(value, int) or wanted is bool or value > 0:
+            known[name] = value
+    return VersionSettings(**known, unknown=tuple(unknown))
+
+
+def _object(where: str, value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} must be a JSON object {{...}}, not {json.dumps(value)}")
+    return value
+
+
+BOOLEAN = Kind("true or false", _parse_boolean)
+TEXT = Kind("text", str)
+PATTERN = Kind("a regular expression", _parse_pattern)
+PATH = Kind("a path", _parse_path)
+LOAD_MODELS = Kind("all, none, or a list such as a.mar,name=b.mar", _parse_load_models)
+MODELS = Kind('a JSON object: {"<model>": {"<version>": {"minWorkers": 1}}}', _parse_models)

@@ -1,0 +1,31 @@
+"""The model store's branch of the error tree.
+
+::
+
+    FlambeauError                 500 InternalServerException
+    ├── ModelNotFoundError        404 ModelNotFoundException    the url names nothing to serve
+    ├── InvalidModelError         400 InvalidModelException     found, but unsafe, broken or wrong
+    └── StorageError              500 InternalServerException   the server's disk said no
+"""
+
+from __future__ import annotations
+
+from .. import FlambeauError
+
+
+class ModelNotFoundError(FlambeauError):
+    """The url names no model that this server may serve; the text is TorchServe's."""
+
+    status = 404
+    type = "ModelNotFoundException"
+
+
+class InvalidModelError(FlambeauError):
+    """The model is there, but its archive, manifest or configuration cannot be accepted."""
+
+    status = 400
+    type = "InvalidModelException"
+
+
+class StorageError(FlambeauError):
+    """The archive may be fine, but it could not be read or unpacked on this machine."""

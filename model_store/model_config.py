@@ -1,0 +1,320 @@
+"""model-config.yaml as a typed object: every key that the server knows, checked and bounded.
+
+The file is written by whoever made the archive. It is parsed without running anything, and a value
+that cannot work refuses the model instead of being replaced by a default nobody asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+
+from .errors import InvalidModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+# Top-level keys that TorchServe's handlers read from the same file: never a misspelt server key.
+HANDLER_KEYS = frozenset({"handler", "pt2", "micro_batching", "pippy", "deepspeed", "dali"})
+
+MAX_CONFIG_BYTES = 256 << 10
+# How many values a configuration may have once its aliases are expanded.
+_MAX_CONFIG_VALUES = 200_000
+# The server keeps TorchServe's limits, which are those of a 32-bit integer.
+_MAX_INT = 2**31 - 1
+
+# Values in messages are cut short: they may be as long as the file.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+_T = TypeVar("_T")
+
+
+def refusal(where: str, key: str, value: object, allowed: str) -> InvalidModelError:
+    """The error for a value that a file must not have: names file, key, value and remedy."""
+    return InvalidModelError(f"{where}: {key}: {_shown(value)} is not allowed; give {allowed}")
+
+
+def _shown(value: object) -> str:
+    try:
+        return _SHORT.repr(value)
+    except ValueError:
+        # Python refuses to print integers of thousands of digits.
+        return "so large a number"
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What a key's value may be: in words, and as a function that raises ValueError."""
+
+    allowed: str
+    read: Callable[[object], object]
+
+
+def _whole_number(minimum: int, *, zero_is_unset: bool = False) -> _Rule:
+    def read(value: object) -> int | None:
+        # bool is an int to Python, but `batchSize: yes` is a mistake.
+        if type(value) is not int or not minimum <= value <= _MAX_INT:
+            raise ValueError
+        return None if zero_is_unset and value == 0 else value
+
+    return _Rule(f"a whole number of at least {minimum}", read)
+
+
+def _one_of(*names: str) -> _Rule:
+    def read(value: object) -> str:
+        if not isinstance(value, str) or value not in names:
+            raise ValueError
+        return value
+
+    return _Rule(" or ".join(repr(name) for name in names), read)
+
+
+def _instance_of(kind: type, words: str) -> _Rule:
+    def read(value: object) -> object:
+        if not isinstance(value, kind):
+            raise ValueError
+        return value
+
+    return _Rule(words, read)
+
+
+def _device_ids() -> _Rule:
+    def read(value: object) -> tuple[int, ...] | None:
+        if not isinstance(value, list):
+            raise ValueError
+        if not all(type(each) is int and 0 <= each <= _MAX_INT for each in value):
+            raise ValueError
+        return tuple(value) or None
+
+    return _Rule("a list of GPU numbers such as [0, 1]", read)
+
+
+def _parallel_type() -> _Rule:
+    named = _one_of("pp", "tp", "pptp", "custom")
+    return _Rule(named.allowed, lambda value: None if value == "" else named.read(value))
+
+
+_TRUE_OR_FALSE = _instance_of(bool, "true or false")
+_TEXT = _instance_of(str, "a text")
+_MAPPING = _instance_of(dict, "a mapping of keys to values")
+
+
+def _key(name: str, rule: _Rule) -> Any:
+    return field(default=None, metadata={"key": name, "rule": rule})
+
+
+@dataclass(frozen=True, slots=True)
+class TorchrunConfig:
+    """The ``torchrun`` block of model-config.yaml; None where the file says nothing."""
+
+    nnodes: int | None = _key("nnodes", _whole_number(1))
+    nproc_per_node: int | None = _key("nproc-per-node", _whole_number(1))
+    rdzv_backend: str | None = _key("rdzv-backend", _TEXT)
+    rdzv_endpoint: str | None = _key("rdzv-endpoint", _TEXT)
+    rdzv_conf: str | None = _key("rdzv-conf", _TEXT)
+    monitor_interval: int | None = _key("monitor-interval", _whole_number(0))
+    node_rank: int | None = _key("node-rank", _whole_number(0))
+    omp_number_threads: int | None = _key("OMP_NUMBER_THREADS", _whole_number(1))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The server's keys of model-config.yaml, in the file's units; None: the file says nothing."""
+
+    min_workers: int | None = _key("minWorkers", _whole_number(1))
+    max_workers: int | None = _key("maxWorkers", _whole_number(0, zero_is_unset=True))
+    batch_size: int | None = _key("batchSize", _whole_number(1))
+    max_batch_delay: int | None = _key("maxBatchDelay", _whole_number(0))  # ms
+    response_timeout: int | None = _key("responseTimeout", _whole_number(1))  # s
+    startup_timeout: int | None = _key("startupTimeout", _whole_number(1))  # s
+    device_type: str | None = _key("deviceType", _one_of("cpu", "gpu"))
+    device_ids: tuple[int, ...] | None = _key("deviceIds", _device_ids())
+    job_queue_size: int | None = _key("jobQueueSize", _whole_number(0, zero_is_unset=True))
+    client_timeout_in_mills: int | None = _key("clientTimeoutInMills", _whole_number(0))
+    max_retry_timeout_in_sec: int | None = _key("maxRetryTimeoutInSec", _whole_number(0))
+    batching: str | None = _key("batching", _one_of("adaptive", "fixed"))
+    retry_lost_batch: int | None = _key("retryLostBatch", _whole_number(0))
+    parallel_type: str | None = _key("parallelType", _parallel_type())
+    parallel_level: int | None = _key("parallelLevel", _whole_number(0))
+    torchrun: TorchrunConfig | None = field(
+        default=None, metadata={"key": "torchrun", "rule": _MAPPING}
+    )
+    use_job_ticket: bool | None = _key("useJobTicket", _TRUE_OR_FALSE)
+    continuous_batching: bool | None = _key("continuousBatching", _TRUE_OR_FALSE)
+    sequence_batching: bool | None = _key("sequenceBatching", _TRUE_OR_FALSE)
+    sequence_max_idle_msec: int | None = _key("sequenceMaxIdleMSec", _whole_number(0))
+    sequence_timeout_msec: int | None = _key("sequenceTimeoutMSec", _whole_number(0))
+    max_sequence_job_queue_size: int | None = _key("maxSequenceJobQueueSize", _whole_number(1))
+    max_num_sequence: int | None = _key("maxNumSequence", _whole_number(1))
+    async_communication: bool | None = _key("asyncCommunication", _TRUE_OR_FALSE)
+    use_venv: bool | None = _key("useVenv", _TRUE_OR_FALSE)
+
+
+def parse_model_config(text: str, file_name: str) -> tuple[ModelConfig, tuple[str, ...]]:
+    """The server's keys of a model-config.yaml, and warnings about what looks like a mistake.
+
+    A key without a value counts as absent; keys that the server does not know are the handler's.
+    Raises InvalidModelError naming file, key, value and what is allowed.
+    """
+    values, warnings = _load_yaml(text, file_name)
+    config = _read_keys(ModelConfig, values, file_name)
+    warnings += _misspelt(ModelConfig, values, file_name)
+    torchrun = values.get("torchrun")
+    if isinstance(torchrun, dict):
+        where = f"{file_name}: torchrun"
+        config = replace(config, torchrun=_read_keys(TorchrunConfig, torchrun, where))
+        warnings += _unsupported(torchrun, where)
+    return _paired(config, file_name), tuple(warnings)
+
+
+def _read_keys(cls: type[_T], values: Mapping[object, object], where: str) -> _T:
+    found: dict[str, object] = {}
+    for spec in fields(cls):  # type: ignore[arg-type]
+        key, rule = spec.metadata["key"], spec.metadata["rule"]
+        value = values.get(key)
+        if value is None:
+            continue
+        try:
+            found[spec.name] = rule.read(value)
+        except ValueError as error:
+            raise refusal(where, key, value, rule.allowed) from error
+    return cls(**found)
+
+
+def _paired(config: ModelConfig, file_name: str) -> ModelConfig:
+    """Without ``maxWorkers``, as many workers as ``minWorkers`` are all there may be."""
+    if config.min_workers is None:
+        return config
+    if config.max_workers is None:
+        return replace(config, max_workers=config.min_workers)
+    if config.min_workers > config.max_workers:
+        raise refusal(
+            file_name,
+            "minWorkers",
+            config.min_workers,
+            f"at most maxWorkers, which is {config.max_workers}",
+        )
+    return config
+
+
+def _misspelt(cls: type, values: Iterable[object], where: str) -> list[str]:
+    known = [spec.metadata["key"] for spec in fields(cls)]
+    warnings = []
+    for key in values:
+        if isinstance(key, str) and key not in known and key not in HANDLER_KEYS:
+            nearest = _nearest(key, known)
+            if nearest is not None:
+                warnings.append(
+                    f"{where}: the server does not know the key {_shown(key)} and leaves it "
+                    f"to the handler; did you mean {nearest!r}?"
+                )
+    return warnings
+
+
+def _unsupported(values: Iterable[object], where: str) -> list[str]:
+    known = [spec.metadata["key"] for spec in fields(TorchrunConfig)]
+    warnings = []
+    for key in values:
+        if key not in known:
+            nearest = _nearest(key, known) if isinstance(key, str) else None
+            hint = "" if nearest is None else f"; did you mean {nearest!r}?"
+            warnings.append(f"{where}: unsupported parameter {_shown(key)} is ignored{hint}")
+    return warnings
+
+
+def _nearest(key: str, known: Iterable[str]) -> str | None:
+    """The known key that differs from ``key`` by case, separators or a slip of the finger."""
+
+    def plain(name: str) -> str:
+        return name.replace("_", "").replace("-", "").lower()
+
+    if len(key) > 64:
+        return None
+    by_plain = {plain(name): name for name in known}
+    close = difflib.get_close_matches(plain(key), by_plain, n=1, cutoff=0.8)
+    return by_plain[close[0]] if close else None
+
+
+def _load_yaml(text: str, file_name: str) -> tuple[dict[object, object], list[str]]:
+    """``yaml.safe_load`` with its two halves apart, so that the tree is checked in between."""
+    if len(text) > MAX_CONFIG_BYTES:
+        raise InvalidModelError(f"{file_name}: larger than {MAX_CONFIG_BYTES} characters")
+    warnings: list[str] = []
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return {}, warnings
+        _count_values(node, {}, warnings, file_name)
+        document = loader.construct_document(node)
+    except InvalidModelError:
+        raise
+    except RecursionError as error:
+        raise InvalidModelError(f"{file_name}: nested too deeply") from error
+    # A scalar with an odd tag (`!!bool maybe`) makes PyYAML raise KeyError, AttributeError, ...
+    except Exception as error:
+        raise InvalidModelError(f"{file_name}: {_yaml_reason(error)}") from error
+    if document is None:
+        return {}, warnings
+    if not isinstance(document, dict):
+        raise InvalidModelError(
+            f"{file_name}: {_shown(document)} is not allowed at the top; give keys and "
+            "values such as 'batchSize: 8'"
+        )
+    return document, warnings
+
+
+def _count_values(
+    node: yaml.Node, counted: dict[int, int], warnings: list[str], file_name: str
+) -> int:
+    """The number of values below ``node`` with aliases expanded; notes keys given twice.
+
+    A few lines of aliases of aliases stand for billions of values: whoever copies or prints the
+    result would never end, and merge keys copy while loading.
+    """
+    if id(node) in counted:
+        if counted[id(node)] == 0:
+            raise InvalidModelError(f"{file_name}: an alias contains itself")
+        return counted[id(node)]
+    counted[id(node)] = 0
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        _note_repeated_keys(node, warnings, file_name)
+        children = [each for pair in node.value for each in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    total = 1 + sum(_count_values(each, counted, warnings, file_name) for each in children)
+    if total > _MAX_CONFIG_VALUES:
+        raise InvalidModelError(
+            f"{file_name}: more than {_MAX_CONFIG_VALUES} values once its aliases are expanded"
+        )
+    counted[id(node)] = total
+    return total
+
+
+def _note_repeated_keys(node: yaml.MappingNode, warnings: list[str], file_name: str) -> None:
+    seen: set[tuple[str, str]] = set()
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        if (key.tag, key.value) in seen:
+            warnings.append(
+                f"{file_name}: line {key.start_mark.line + 1}: the key {_shown(key.value)} "
+                "is given more than once; the last one counts"
+            )
+        seen.add((key.tag, key.value))
+
+
+def _yaml_reason(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        place = "" if mark is None else f"line {mark.line + 1}: "
+        return place + ", ".join(filter(None, (error.context, error.problem)))
+    if isinstance(error, yaml.YAMLError):
+        return f"not valid YAML: {str(error).partition(chr(10))[0]}"
+    return "not valid YAML"

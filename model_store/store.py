@@ -1,0 +1,366 @@
+"""The model store: urls to archives, archives to unpacked folders that are shared and counted.
+
+An archive is unpacked once per content, under ``cache_dir/<digest>/``, by whichever thread or
+process comes first. A rename commits an entry, so what is there is complete. Next to it lies
+``<digest>.lock``: held shared by every process that uses the entry, exclusively by the one that
+unpacks or removes it. Folders in the store are used in place.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import shutil
+import stat
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .archive import DEFAULT_LIMITS, Limits, digest, unpack
+from .errors import InvalidModelError, ModelNotFoundError, StorageError
+from .manifest import load_manifest, load_model_config
+
+if TYPE_CHECKING:
+    from .manifest import Manifest, ModelConfig
+
+logger = logging.getLogger("flambeau.model_store")
+
+_ARCHIVE_SUFFIXES = (".mar", ".model", ".tar.gz")
+_LEFTOVER = re.compile(r"\.?([0-9a-f]{64})\.(?:lock|.*tmp)")
+
+
+def default_model_name(url: str) -> str:
+    """The name of a model that was given none: the file's, non-word characters replaced by "_".
+
+    The last extension is dropped from ``.mar`` and ``.model`` files only, as in TorchServe.
+    """
+    name = url.rstrip("/").rpartition("/")[2]
+    if ".mar" in name or ".model" in name:
+        name = name.rpartition(".")[0]
+    return re.sub(r"\W", "_", name, flags=re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A model that is on this machine, unpacked and checked, until it is released."""
+
+    url: str
+    digest: str
+    model_dir: Path
+    manifest: Manifest | None
+    config: ModelConfig
+    warnings: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Entry:
+    """This process's use of one cache entry; ``lock_fd`` is open while there are references."""
+
+    mutex: threading.Lock = field(default_factory=threading.Lock)
+    references: int = 0
+    lock_fd: int = -1
+
+
+# What tells one state of a file from another without reading it.
+_FileState = tuple[str, int, int, int, int, int]
+
+
+class ModelStore:
+    """Finds models by url below ``root`` and keeps them unpacked in ``cache_dir``.
+
+    All methods may be called from any thread; ``acquire`` and ``release`` block on the disk.
+    Several processes may share a ``cache_dir``; it is made private (0700) to their user.
+    """
+
+    def __init__(self, root: Path, cache_dir: Path, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._root = Path(os.path.realpath(root))
+        self._cache_dir = Path(os.path.realpath(cache_dir))
+        self._limits = limits
+        self._mutex = threading.Lock()
+        self._entries: dict[str, _Entry] = {}
+        self._digests: dict[_FileState, str] = {}
+        _make_private(self._cache_dir)
+        self._remove_leftovers()
+
+    def archives(self) -> list[str]:
+        """The urls of everything in the store that can be served, sorted; no hidden files."""
+        try:
+            names = sorted(os.listdir(self._root))
+        except OSError as error:
+            logger.warning("cannot list the model store: %s", error.strerror)
+            return []
+        return [name for name in names if self._is_servable(name)]
+
+    def acquire(self, url: str) -> StoredModel:
+        """Find, unpack if need be, and check the model; the caller must release what it gets.
+
+        Raises ModelNotFoundError for a url outside the store, InvalidModelError for a model that
+        cannot be accepted, StorageError when the disk fails; store and cache are then unchanged.
+        """
+        source = self._locate(url)
+        try:
+            if source.is_dir():
+                model_dir = self._descend(source, url)
+                return self._describe(url, digest(model_dir), model_dir)
+            content = self._digest(source)
+            model_dir = self._add_reference(content, source)
+            try:
+                return self._describe(url, content, model_dir)
+            except BaseException:
+                self._drop_reference(content)
+                raise
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise StorageError(f"Failed to save model: {_printable(url)} ({reason})") from error
+
+    def release(self, model: StoredModel) -> None:
+        """Give a reference back; with the last one in all processes, the cache entry goes."""
+        # A folder in the store is nobody's to remove.
+        if model.model_dir.parent == self._cache_dir:
+            self._drop_reference(model.digest)
+
+    def close(self) -> None:
+        """Give up all references and leave the cache as it is, for the next start."""
+        with self._mutex:
+            entries = list(self._entries.values())
+        for entry in entries:
+            with entry.mutex:
+                if entry.references:
+                    entry.references = 0
+                    os.close(entry.lock_fd)
+
+    def _locate(self, url: str) -> Path:
+        """The real path of what the url names, inside the store or not at all."""
+        if not url:
+            raise ModelNotFoundError("empty url")
+        if ".." in url:
+            raise ModelNotFoundError(f"Relative path is not allowed in url: {_printable(url)}")
+        if "://" in url:
+            raise ModelNotFoundError(
+                f"Given URL {_printable(url)} does not match any allowed URL(s)"
+            )
+        # As in TorchServe, a url is a name: folders before it do not matter. A full path that
+        # really lies in the store is taken at its word.
+        candidates = [self._root / (url.rstrip("/").rpartition("/")[2] or ".")]
+        if url.startswith("/"):
+            candidates.insert(0, Path(url))
+        for candidate in candidates:
+            path = self._inside(candidate)
+            if path is not None:
+                return path
+        raise ModelNotFoundError(f"Model not found at: {_printable(url)}")
+
+    def _inside(self, candidate: Path) -> Path | None:
+        """The file or folder behind ``candidate``, links resolved, if it is the store's own."""
+        try:
+            path = Path(os.path.realpath(candidate))
+            mode = os.stat(path).st_mode
+        except (OSError, ValueError):
+            # Missing, a circle of links, a name too long, a NUL byte, a lone surrogate.
+            return None
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            return None
+        if path == self._root or not path.is_relative_to(self._root):
+            return None
+        return None if path.is_relative_to(self._cache_dir) else path
+
+    def _is_servable(self, name: str) -> bool:
+        path = None if name.startswith(".") else self._inside(self._root / name)
+        return path is not None and (path.is_dir() or name.endswith(_ARCHIVE_SUFFIXES))
+
+    def _descend(self, folder: Path, url: str) -> Path:
+        """The folder itself, or the only thing in it if that is a folder (SageMaker's layout)."""
+        inside = os.listdir(folder)
+        if len(inside) != 1 or inside == ["MAR-INF"] or not (folder / inside[0]).is_dir():
+            return folder
+        inner = self._inside(folder / inside[0])
+        if inner is None:
+            raise ModelNotFoundError(f"Model not found at: {_printable(url)}")
+        return inner
+
+    def _describe(self, url: str, content: str, model_dir: Path) -> StoredModel:
+        manifest = load_manifest(model_dir)
+        if manifest is not None:
+            for name in manifest.named_files():
+                path = Path(os.path.realpath(model_dir / name))
+                if not (path.is_relative_to(model_dir) or path.is_relative_to(self._root)):
+                    raise InvalidModelError(f"{name} is a link that leads out of the model store.")
+        config, warnings = load_model_config(model_dir, manifest)
+        return StoredModel(url, content, model_dir, manifest, config, warnings)
+
+    def _digest(self, source: Path) -> str:
+        """The file's digest, computed once for each state that the file is seen in."""
+        state = _file_state(source)
+        known = self._digests.get(state)
+        if known is None:
+            known = digest(source)
+            if _file_state(source) != state:
+                raise _changed(source)
+            self._digests[state] = known
+        return known
+
+    def _entry(self, content: str) -> _Entry:
+        with self._mutex:
+            return self._entries.setdefault(content, _Entry())
+
+    def _add_reference(self, content: str, source: Path) -> Path:
+        entry = self._entry(content)
+        with entry.mutex:
+            if entry.references == 0:
+                entry.lock_fd = self._pin(content, source)
+            entry.references += 1
+        return self._cache_dir / content
+
+    def _drop_reference(self, content: str) -> None:
+        entry = self._entry(content)
+        with entry.mutex:
+            if entry.references == 0:
+                return
+            entry.references -= 1
+            if entry.references == 0:
+                try:
+                    self._remove_if_unused(content, entry.lock_fd)
+                except OSError as error:
+                    # The model is released all the same; the next start tries again.
+                    logger.warning("model store: cannot remove %.12s: %s", content, error.strerror)
+                finally:
+                    os.close(entry.lock_fd)
+
+    def _pin(self, content: str, source: Path) -> int:
+        """A descriptor that holds the entry's lock shared; the entry is there and complete."""
+        model_dir = self._cache_dir / content
+        while True:
+            shared = self._lock(content, fcntl.LOCK_SH)
+            if model_dir.is_dir():
+                return shared
+            os.close(shared)
+            exclusive = self._lock(content, fcntl.LOCK_EX)
+            try:
+                # Another process may have come first while this one waited for the lock.
+                if not model_dir.is_dir():
+                    self._unpack(content, source)
+            except BaseException:
+                self._lock_path(content).unlink(missing_ok=True)
+                raise
+            finally:
+                os.close(exclusive)
+
+    def _unpack(self, content: str, source: Path) -> None:
+        """Unpack and commit; called with the entry's lock held exclusively."""
+        fresh = self._cache_dir / f"{content}.new.tmp"
+        shutil.rmtree(fresh, ignore_errors=True)
+        unpack(source, fresh, self._limits)
+        if self._digests.get(_file_state(source)) != content:
+            shutil.rmtree(fresh)
+            raise _changed(source)
+        os.rename(fresh, self._cache_dir / content)
+        logger.info("model store: unpacked %s as %.12s", source.name, content)
+
+    def _lock_path(self, content: str) -> Path:
+        return self._cache_dir / f"{content}.lock"
+
+    def _lock(self, content: str, operation: int) -> int:
+        """Open and lock the entry's lock file; BlockingIOError for LOCK_NB when it is taken."""
+        path = self._lock_path(content)
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(fd, operation)
+                # Whoever removed the entry removed its lock file too: then this one is a ghost.
+                if _is_same_file(fd, path):
+                    return fd
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+
+    def _remove_if_unused(self, content: str, lock_fd: int) -> None:
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        # Taking the exclusive lock gave up the shared one for a moment.
+        if _is_same_file(lock_fd, self._lock_path(content)):
+            self._remove(content)
+            logger.info("model store: removed %.12s", content)
+
+    def _remove(self, content: str) -> None:
+        """Remove an entry and its lock file, whose lock is held exclusively."""
+        old = self._cache_dir / f"{content}.old.tmp"
+        shutil.rmtree(old, ignore_errors=True)
+        # One step, so that nobody ever finds half an entry.
+        os.rename(self._cache_dir / content, old)
+        shutil.rmtree(old, ignore_errors=True)
+        self._lock_path(content).unlink(missing_ok=True)
+
+    def _remove_leftovers(self) -> None:
+        """Remove what processes that died left unfinished; what lives holds its lock."""
+        for path in sorted(self._cache_dir.iterdir()):
+            match = _LEFTOVER.fullmatch(path.name)
+            if match is None:
+                continue
+            content = match[1]
+            is_committed = (self._cache_dir / content).is_dir()
+            if is_committed and path.name.endswith(".lock"):
+                continue
+            try:
+                lock_fd = self._lock(content, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            try:
+                if path.name.endswith("tmp"):
+                    shutil.rmtree(path, ignore_errors=True)
+                if not (self._cache_dir / content).is_dir():
+                    self._lock_path(content).unlink(missing_ok=True)
+            finally:
+                os.close(lock_fd)
+
+
+def _make_private(cache_dir: Path) -> None:
+    """Handlers are run from here: nobody else may put files into it."""
+    try:
+        cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if cache_dir.stat().st_uid != os.geteuid():
+            raise StorageError(
+                "The model cache directory belongs to another user. "
+                "Set model_cache_dir to a directory of your own."
+            )
+        cache_dir.chmod(0o700)
+    except OSError as error:
+        raise StorageError(
+            f"The model cache directory cannot be used: {error.strerror}. "
+            "Set model_cache_dir to a directory that can be written to."
+        ) from error
+
+
+def _file_state(path: Path) -> _FileState:
+    status = path.stat()
+    return (
+        str(path),
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
+
+
+def _changed(source: Path) -> InvalidModelError:
+    return InvalidModelError(
+        f"{source.name} changed while it was being read. Register it again when it is complete."
+    )
+
+
+def _is_same_file(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _printable(url: str) -> str:
+    """The url for a message: cut short, and without characters that could forge a log line."""
+    return (url if url.isprintable() else ascii(url)[1:-1])[:256]

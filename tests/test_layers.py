@@ -1,0 +1,142 @@
+"""Imports run strictly downward: the order below is the architecture (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# From the bottom up; a module may import modules of lower rows only.
+LAYERS = [
+    """
+    worker.errors worker.protocol worker.modules worker.metrics
+    model_store.errors
+    frontend.errors frontend.properties frontend.settings frontend.table
+    """,
+    "worker.context model_store.model_config frontend.lifecycle frontend.jobs frontend.run_dir",
+    "model_store.manifest frontend.batcher frontend.config_sources",
+    "model_store.archive frontend.roster frontend.config frontend.devices frontend.runstate",
+    "model_store.store frontend.commands frontend.launcher frontend.describe",
+    "handlers archiver.writers worker.loader worker.service worker.link frontend.dispatcher",
+    "archiver.packager worker.main frontend.fleet frontend.router frontend.metrics",
+    "archiver.cli worker.__main__ frontend.engine frontend.background frontend.cli_client",
+    "frontend.registry",
+    "frontend.http",
+    "frontend.app",
+    "frontend.server",
+    "frontend.cli_config",
+    "frontend.cli_server",
+    "frontend.cli_status",
+    "frontend.cli_models",
+    "frontend.cli",
+]
+RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
+# Within these packages modules may import each other, without cycles.
+PACKAGES = ("handlers", "frontend.http")
+PURE = ("jobs", "lifecycle", "batcher", "roster", "commands", "dispatcher", "fleet")
+IMPURE = {"asyncio", "zmq", "aiohttp", "time", "socket", "subprocess", "threading", "os"}
+
+
+def unit_of(module: str) -> str:
+    return next((package for package in PACKAGES if module.startswith(package)), module)
+
+
+def modules() -> dict[str, ast.Module]:
+    found = {}
+    for package in ("frontend", "worker", "archiver", "handlers", "model_store"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            if not name.endswith("__init__"):
+                found[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+MODULES = modules()
+
+
+def imported(name: str, tree: ast.Module, *, with_types: bool = True):
+    """Modules of ours that ``name`` imports, anywhere in its code."""
+    skipped = set()
+    if not with_types:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                skipped.update(id(inner) for inner in ast.walk(node))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level and id(node) not in skipped:
+            base = name.split(".")[: -node.level]
+            target = [*base, *(node.module.split(".") if node.module else [])]
+            joined = ".".join(target)
+            if joined in MODULES:
+                yield joined
+            else:
+                yield from (
+                    f"{joined}.{alias.name}".strip(".")
+                    for alias in node.names
+                    if f"{joined}.{alias.name}".strip(".") in MODULES
+                )
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_run_downward(name):
+    unit = unit_of(name)
+    assert unit in RANK, f"{name} has no place in LAYERS: give it one"
+    for target in imported(name, MODULES[name], with_types=False):
+        other = unit_of(target)
+        if other != unit:
+            assert RANK[other] < RANK[unit], f"{name} imports {target}, which is not below it"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_packages_keep_to_themselves(name):
+    """Workers and handlers know nothing of the frontend, which knows only the wire of theirs."""
+    package = name.split(".")[0]
+    allowed = {
+        "frontend": {"frontend", "model_store", "archiver", "worker.protocol"},
+        "worker": {"worker", "handlers"},
+        "handlers": {"handlers", "worker.context", "worker.metrics", "worker.errors"}
+        | {"worker.modules"},
+        "archiver": {"archiver", "model_store"},
+        "model_store": {"model_store"},
+    }[package]
+    for target in imported(name, MODULES[name]):
+        assert target in allowed or target.split(".")[0] in allowed, f"{name} imports {target}"
+
+
+@pytest.mark.parametrize("name", [f"frontend.{name}" for name in PURE])
+def test_the_core_is_pure(name):
+    roots = set()
+    for node in ast.walk(MODULES[name]):
+        if isinstance(node, ast.Import):
+            roots |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            roots.add(node.module.split(".")[0])
+    assert not roots & IMPURE
+
+
+def test_the_frontend_never_imports_torch():
+    for name, tree in MODULES.items():
+        if not name.startswith(("frontend", "archiver", "model_store")):
+            continue
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any(each.split(".")[0] in ("torch", "PIL") for each in names), name
+
+
+def test_nothing_rests_on_assert():
+    for name, tree in MODULES.items():
+        lines = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+        assert not lines, f"{name} asserts in lines {lines}"
+
+
+def test_only_the_weights_of_an_archive_are_ever_unpickled():
+    loaders = {"load", "loads", "Unpickler"}
+    for name, tree in MODULES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in loaders:
+                owner = ast.unparse(node.value)
+                assert owner not in ("pickle", "marshal", "dill", "joblib"), f"{name} unpickles"
+                assert owner != "torch" or name == "handlers.base", f"{name} calls torch.load"

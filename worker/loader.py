@@ -1,0 +1,225 @@
+"""From an unpacked archive and a handler's name to the callable that answers batches.
+
+The rules are TorchServe's (``ts/model_loader.py``), with these differences: the first import error
+is the one reported; a file may define several classes if only one of them is a handler; the part
+after ``:`` may name a class; a handler in a folder of the archive is found there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .. import FlambeauError
+from .modules import has_module, import_module, list_classes_from_module, module_names, put_first
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from .context import Context
+
+logger = logging.getLogger(__name__)
+
+EntryPoint = Callable[[list[dict[str, Any]], Any], Any]
+
+_BUILT_IN = {
+    "base_handler": ("base", "BaseHandler"),
+    "image_classifier": ("image_classifier", "ImageClassifier"),
+    "vision_handler": ("vision", "VisionHandler"),
+}
+_NOT_YET = frozenset(
+    {
+        "dali_image_classifier",
+        "densenet_handler",
+        "image_segmenter",
+        "object_detector",
+        "text_classifier",
+        "text_handler",
+        "trt_llm_handler",
+        "vllm_handler",
+    }
+)
+_ABSOLUTE_FOLDER = re.compile(r"(?<![\w.:/-])/(?:[^\s'\":,;()\[\]/]+/)+")
+_LONGEST_REASON = 1000
+
+
+class HandlerLoadError(FlambeauError):
+    """The archive's handler cannot be brought to work; the cause is kept in ``__cause__``.
+
+    ``status`` is 507 when memory ran out, as TorchServe answers, else 500.
+    """
+
+    def __init__(self, message: str, status: int = 500) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _Handler(NamedTuple):
+    """A handler string, taken apart: ``folder/module.py:function``."""
+
+    text: str
+    folder: str
+    module: str
+    function: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> _Handler:
+        place, _, function = text.partition(":")
+        path = PurePosixPath(place)
+        module = path.name.removesuffix(".py")
+        if not module or module.startswith(".") or module.endswith("."):
+            raise HandlerLoadError(f"'{text}' names no handler: give a built-in name or a file.")
+        return cls(text, str(path.parent), module, function or None)
+
+
+def load_entry_point(handler: str, model_dir: Path, context: Context) -> EntryPoint:
+    """Import ``handler``, initialise it with ``context``, return what answers ``(data, context)``.
+
+    ``model_dir`` becomes the first place where imports look. Raises HandlerLoadError; SystemExit
+    of a handler counts as a failure too.
+    """
+    parsed = _Handler.parse(handler)
+    try:
+        entry_point, initialize = _find(parsed, model_dir)
+        initialize(context)
+    except FlambeauError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _failure(f"Handler '{handler}' failed to initialize", error, model_dir) from error
+    return entry_point
+
+
+def _find(handler: _Handler, model_dir: Path) -> tuple[EntryPoint, Callable[[Context], object]]:
+    place = _make_importable(handler, model_dir)
+    if handler.module in _BUILT_IN and not has_module(handler.module, place):
+        file, name = _BUILT_IN[handler.module]
+        root = __name__.partition(".")[0]
+        built_in = getattr(importlib.import_module(f"{root}.handlers.{file}"), name)
+        return _class_entry_point(built_in)
+    module = _import(handler, place, model_dir)
+    name = handler.function or "handle"
+    if not hasattr(module, name):
+        return _class_entry_point(_handler_class(handler, module))
+    found = getattr(module, name)
+    if inspect.isclass(found):
+        return _class_entry_point(found)
+    if not callable(found):
+        raise HandlerLoadError(f"Handler '{handler.text}': '{name}' cannot be called.")
+    _refuse_coroutine(found)
+
+    def entry_point(data: list[dict[str, Any]], context: Any) -> Any:
+        return found(data, context)
+
+    # TorchServe's contract: a function is called once without data, to load its model.
+    return entry_point, lambda context: found(None, context)
+
+
+def _make_importable(handler: _Handler, model_dir: Path) -> Path:
+    """Put the archive on the import path; the folder in it where the handler's module should be."""
+    put_first(model_dir)
+    folder = (model_dir / handler.folder).resolve()
+    inside = folder.is_relative_to(model_dir.resolve()) and folder.is_dir()
+    if inside and handler.folder != "." and has_module(handler.module, folder):
+        put_first(folder)
+        return folder
+    return model_dir
+
+
+def _import(handler: _Handler, place: Path, model_dir: Path) -> ModuleType:
+    try:
+        return import_module(handler.module, place)
+    except ModuleNotFoundError as error:
+        missing = error.name or str(error)
+        if f"{handler.module}.".startswith(f"{missing}."):
+            raise HandlerLoadError(_not_found(handler, model_dir)) from error
+        raise HandlerLoadError(
+            f"Handler '{handler.text}' needs the Python package '{missing}', which is not "
+            "installed in the worker's environment. Install it there and register the model again."
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise _failure(
+            f"Handler '{handler.text}' failed to be imported", error, model_dir
+        ) from error
+
+
+def _not_found(handler: _Handler, model_dir: Path) -> str:
+    if handler.module in _NOT_YET:
+        return (
+            f"Handler '{handler.module}' is not available yet: flambeau brings "
+            f"{', '.join(sorted(_BUILT_IN))}. Put a handler file of your own into the archive."
+        )
+    present = ", ".join(module_names(model_dir)) or "none"
+    return (
+        f"Handler '{handler.text}' was not found: the archive has no module '{handler.module}'. "
+        f"Modules in the archive: {present}. Built-in handlers: {', '.join(sorted(_BUILT_IN))}."
+    )
+
+
+def _handler_class(handler: _Handler, module: ModuleType) -> type[object]:
+    """The module's one class; among several, the only one with ``initialize`` and ``handle``."""
+    classes = list_classes_from_module(module)
+    if len(classes) != 1:
+        handlers = [cls for cls in classes if hasattr(cls, "initialize") and hasattr(cls, "handle")]
+        if len(handlers) != 1:
+            raise HandlerLoadError(_nothing_to_call(handler, module, classes))
+        classes = handlers
+    if handler.function is not None:
+        logger.warning(
+            "Handler '%s': there is no '%s' in the module, so its class %s is used",
+            handler.text,
+            handler.function,
+            classes[0].__name__,
+        )
+    return classes[0]
+
+
+def _nothing_to_call(handler: _Handler, module: ModuleType, classes: list[type[object]]) -> str:
+    functions = [
+        name
+        for name, member in inspect.getmembers(module, inspect.isfunction)
+        if member.__module__ == module.__name__
+    ]
+    return (
+        "Expected only one class in custom service code or a function entry point "
+        f"[{', '.join(cls.__name__ for cls in classes)}]. Handler '{handler.text}' has no function "
+        f"'{handler.function or 'handle'}'. Functions: {', '.join(functions) or 'none'}. "
+        f"Name one as '{handler.module}:function', or define one class with initialize and handle."
+    )
+
+
+def _class_entry_point(cls: type[object]) -> tuple[EntryPoint, Callable[[Context], object]]:
+    service = cls()
+    for name in ("handle", "initialize"):
+        if not callable(getattr(service, name, None)):
+            raise HandlerLoadError(f"Expect {name} method in class {cls.__name__}")
+    # Read once, now: a handler may put any callable in its place while it is being made.
+    entry_point: EntryPoint = service.handle  # type: ignore[attr-defined]
+    _refuse_coroutine(entry_point)
+    return entry_point, service.initialize  # type: ignore[attr-defined]
+
+
+def _refuse_coroutine(entry_point: object) -> None:
+    if inspect.iscoroutinefunction(entry_point):
+        raise HandlerLoadError("Handlers with 'async def handle' are not supported yet.")
+
+
+def _failure(what: str, error: BaseException, model_dir: Path) -> HandlerLoadError:
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "CUDA out of memory" in str(error)
+    ):
+        return HandlerLoadError("System out of memory", status=507)
+    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return HandlerLoadError(f"{what}: {_without_paths(reason, model_dir)}")
+
+
+def _without_paths(text: str, model_dir: Path) -> str:
+    """Paths of this server are no business of a client; file names are, for finding the fault."""
+    for folder in {str(model_dir), str(model_dir.resolve())}:
+        text = text.replace(f"{folder}/", "").replace(folder, "the archive")
+    text = _ABSOLUTE_FOLDER.sub("", text)
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} ..."

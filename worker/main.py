@@ -1,0 +1,159 @@
+"""A worker's life: say hello, load the model, answer batches until told to stop.
+
+Exit codes: 0 after Stop, 1 when the model could not be loaded or the frontend made no sense.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .. import FlambeauError
+from .context import Context
+from .link import Link, die_with_parent
+from .loader import load_entry_point
+from .metrics import Metrics
+from .protocol import (
+    PROTOCOL_VERSION,
+    Bye,
+    Hello,
+    Load,
+    Loaded,
+    LoadFailed,
+    ProtocolError,
+    Stop,
+    Work,
+)
+from .service import Service
+
+logger = logging.getLogger("flambeau.worker")
+
+TORCHSERVE_VERSION = "0.12.0"
+"""What handlers are told in ``system_properties["server_version"]``: some of them parse it."""
+CREDITS = 8
+"""Batches that may be here at a time: the one in work, and those that save it the wait."""
+_FAREWELL = 5.0
+
+
+def main() -> int:
+    """Run one worker; the process's exit code."""
+    arguments = _arguments()
+    _log_to_standard_streams()
+    die_with_parent(arguments.parent_fd)
+    link = Link(arguments.endpoint, arguments.identity)
+    try:
+        return _serve(link)
+    except ProtocolError as error:
+        logger.error("The frontend sent nonsense: %s", error)
+        return 1
+    finally:
+        link.close()
+
+
+def _serve(link: Link) -> int:
+    link.send(Hello(*PROTOCOL_VERSION, os.getpid()))
+    load = link.receive()
+    if isinstance(load, Stop):
+        return 0
+    if not isinstance(load, Load):
+        raise ProtocolError(f"expected Load, got {type(load).__name__}")
+    started = time.perf_counter()
+    try:
+        service = _load(load)
+    except Exception as error:
+        logger.exception("Loading model %s failed", load.model_name)
+        link.send(_load_failure(error))
+        # Stay until the frontend has read the reason and ends this process.
+        link.receive(_FAREWELL)
+        return 1
+    link.send(Loaded(CREDITS, time.perf_counter() - started))
+    while True:
+        message = link.receive()
+        if isinstance(message, Work):
+            link.send(service.run(message))
+        elif isinstance(message, Stop):
+            link.send(Bye())
+            return 0
+        else:
+            raise ProtocolError(f"unexpected {type(message).__name__}")
+
+
+def _load(load: Load) -> Service:
+    model_dir = Path(load.model_dir)
+    # Handlers open files of their archive by relative name.
+    os.chdir(model_dir)
+    inherited = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(model_dir), inherited]))
+    manifest = _manifest(model_dir)
+    context = Context(
+        load.model_name,
+        load.model_dir,
+        manifest,
+        load.batch_size,
+        load.gpu_id,
+        TORCHSERVE_VERSION,
+        load.limit_max_image_pixels,
+        Metrics(load.model_name),
+        _model_config(model_dir, manifest),
+    )
+    entry_point = load_entry_point(load.handler, model_dir, context)
+    return Service(entry_point, context, decode_input=load.decode_input_request)
+
+
+def _manifest(model_dir: Path) -> dict[str, Any] | None:
+    path = model_dir / "MAR-INF" / "MANIFEST.json"
+    if not path.is_file():
+        return None
+    manifest: dict[str, Any] = json.loads(path.read_bytes())
+    return manifest
+
+
+def _model_config(model_dir: Path, manifest: dict[str, Any] | None) -> dict[str, Any] | None:
+    name = (manifest or {}).get("model", {}).get("configFile")
+    if not name:
+        return {}
+    config: dict[str, Any] | None = yaml.safe_load((model_dir / name).read_text())
+    return config
+
+
+def _load_failure(error: Exception) -> LoadFailed:
+    """TorchServe's codes: 507 when memory ran out, else 500."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError) or "CUDA out of memory" in str(cause):
+            return LoadFailed(507, "out_of_memory", "System out of memory.")
+        if isinstance(cause, ImportError):
+            return LoadFailed(500, "import_error", _reason(error))
+        cause = cause.__cause__
+    return LoadFailed(500, "boot_failure", _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FlambeauError):
+        return error.message
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="flambeau.worker", description=__doc__)
+    parser.add_argument("--endpoint", required=True, help="the frontend's socket")
+    parser.add_argument("--identity", required=True, help="this worker's name on the wire")
+    parser.add_argument("--parent-fd", required=True, type=int, help="read end of the death pipe")
+    return parser.parse_args()
+
+
+def _log_to_standard_streams() -> None:
+    """INFO to stdout, WARNING and above to stderr, bare messages: the frontend adds the rest."""
+    out, err = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+    out.addFilter(lambda record: record.levelno < logging.WARNING)
+    err.setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[out, err])

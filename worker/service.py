@@ -1,0 +1,161 @@
+"""One batch in, one Result out: the shapes that handlers see, and what becomes of their answers.
+
+The shapes and the failure table are TorchServe's (``ts/service.py``, ``otf_message_handler.py``):
+raw bytes are ``bytearray``, JSON is decoded, text is ``str``; an exception fails the batch with 503
+``Prediction failed``, running out of memory with 507. One thing goes beyond it: an answer that is
+an exception, or that cannot be serialised, fails its own request and no other.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from .errors import PredictionException
+from .protocol import Answer, Body, Part, Request, Result, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .context import Context
+
+    EntryPoint = Callable[[list[dict[str, Any]], Context], Any]
+
+logger = logging.getLogger("flambeau.worker")
+
+
+class Service:
+    """A loaded model: answers batches through its handler's entry point."""
+
+    def __init__(
+        self, entry_point: EntryPoint, context: Context, *, decode_input: bool = True
+    ) -> None:
+        self._entry_point = entry_point
+        self._context = context
+        self._decode_input = decode_input
+
+    def run(self, work: Work) -> Result:
+        """The answers of one batch, in order. Handler errors become answers; nothing is raised,
+        apart from SystemExit and KeyboardInterrupt, which end the worker.
+        """
+        requests: Sequence[Any] = work.requests
+        ids = [request.id for request in requests]
+        headers = [self._headers(request) for request in requests]
+        data = [self._row(request) for request in requests]
+        self._context.begin_batch(ids, headers)
+        started = time.perf_counter()
+        try:
+            returned = self._entry_point(data, self._context)
+        except Exception as error:
+            answers = [_failure(error)] * len(requests)
+            logger.exception("Prediction failed for request %s", ", ".join(ids))
+        else:
+            answers = self._answers(returned, ids)
+        handled = time.perf_counter() - started
+        return Result(work.batch_id, handled, answers, self._samples())
+
+    def _answers(self, returned: object, ids: list[str]) -> list[Answer]:
+        name, size = self._context.model_name, len(ids)
+        if not isinstance(returned, list):
+            logger.error(
+                "model: %s, the handler returned a %s instead of a list of %d (request %s)",
+                name,
+                type(returned).__name__,
+                size,
+                ", ".join(ids),
+            )
+            return [_error(503, "Invalid model predict output")] * size
+        if len(returned) != size:
+            logger.error(
+                "model: %s, number of batch response mismatched, expect: %d, got: %d (request %s)",
+                name,
+                size,
+                len(returned),
+                ", ".join(ids),
+            )
+            return [_error(503, "number of batch response mismatched")] * size
+        return [self._answer(index, item, ids[index]) for index, item in enumerate(returned)]
+
+    def _answer(self, index: int, item: object, request_id: str) -> Answer:
+        if isinstance(item, Exception):
+            logger.warning("Prediction failed for request %s: %r", request_id, item)
+            return _failure(item)
+        try:
+            body = serialise(item)
+        except (TypeError, ValueError, RecursionError):
+            logger.exception("Unsupported model output for request %s", request_id)
+            return _error(503, "Unsupported model output data type.")
+        status, phrase = self._context.get_response_status(index)
+        headers = list(self._context.get_response_headers(index).items())
+        # An empty phrase is TorchServe's: the status line ends after the code.
+        return Answer(status, phrase or "", headers, body)
+
+    def _row(self, request: Request) -> dict[str, Any]:
+        if self._decode_input:
+            return {part.name: decode_part(part) for part in request.parts}
+        return {part.name: bytearray(part.body) for part in request.parts}
+
+    def _headers(self, request: Request) -> dict[str, object]:
+        headers: dict[str, object] = {
+            part.name: {"content-type": part.content_type} for part in request.parts
+        }
+        headers.update(request.headers)
+        return headers
+
+    def _samples(self) -> list[list[Any]]:
+        metrics = self._context.metrics
+        return [] if metrics is None else [list(sample) for sample in metrics.drain()]
+
+
+def decode_part(part: Part) -> Any:
+    """A part as handlers see it: decoded JSON, ``str`` for text, else a ``bytearray``."""
+    body = bytearray(part.body)
+    try:
+        if part.content_type == "application/json":
+            return json.loads(body)
+        if part.content_type.startswith("text"):
+            return body.decode()
+    except (ValueError, RecursionError):
+        # TorchServe forwards what does not decode; the handler decides.
+        logger.warning("Failed %s decoding of input data. Forwarding bytes", part.content_type)
+    return body
+
+
+def serialise(item: object) -> Body:
+    """An answer's bytes; TypeError or ValueError for what has none."""
+    if isinstance(item, (bytes, bytearray)):
+        return item
+    if isinstance(item, str):
+        return item.encode()
+    if _is_tensor(item):
+        import torch
+
+        stream = io.BytesIO()
+        torch.save(item, stream)
+        return stream.getvalue()
+    return json.dumps(item, indent=2).encode()
+
+
+def _is_tensor(item: object) -> bool:
+    # By name, so that a model without torch does not pay for importing it.
+    return any(
+        cls.__module__.partition(".")[0] == "torch" and cls.__name__ == "Tensor"
+        for cls in type(item).__mro__
+    )
+
+
+def _error(status: int, message: str) -> Answer:
+    return Answer(status, None, [], message.encode(), True)
+
+
+def _failure(error: Exception) -> Answer:
+    if isinstance(error, PredictionException):
+        if error.error_code == 200:
+            return Answer(200, "", [], b"error")
+        return _error(507 if error.error_code == 413 else error.error_code, error.message)
+    if isinstance(error, MemoryError) or "CUDA" in str(error):
+        return _error(507, "Out of resources")
+    return _error(503, "Prediction failed")
