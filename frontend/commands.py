@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .roster import Exit, VersionSpec
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Send:
     """Send ``message`` to a worker."""
 
@@ -23,7 +23,7 @@ class Send:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Resolve:
     """``job.outcome`` is there: wake whoever waits for it."""
 

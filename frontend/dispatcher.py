@@ -93,9 +93,11 @@ class Dispatcher:
         version.queue.answered(now, took, version.running)
         version.handled(result.handler_seconds)
         version.running -= len(batch.jobs)
+        size = len(batch.jobs)
         for job, answer in zip(batch.jobs, result.answers, strict=True):
-            if not job.is_settled:
-                outcome = _outcome(job, answer, took, result.handler_seconds, len(batch.jobs))
+            if job.outcome is None:
+                outcome = _outcome(job, answer, took, result.handler_seconds, size)
+                size = 0
                 to = JobState.FAILED if answer.is_error else JobState.DONE
                 self._settle(version, job, to, outcome)
         if not worker.in_flight:

@@ -11,7 +11,9 @@
     ├── RequestTimeoutError             408 RequestTimeoutException
     ├── ConflictError                   409 ConflictStatusException
     ├── DefaultVersionError             403 InvalidModelVersionException
+    ├── MalformedPathError              403 IllegalArgumentException
     ├── PayloadTooLargeError            413 PayloadTooLargeException
+    ├── ExpectationFailedError          417 BadRequestException
     ├── WorkerStartError                500 InternalServerException  (507 when out of memory)
     ├── InferenceError                  status of the worker's answer
     ├── ServiceUnavailableError         503 ServiceUnavailableException
@@ -44,6 +46,13 @@ class DefaultVersionError(FlambeauError):
 
     status = 403
     type = "InvalidModelVersionException"
+
+
+class MalformedPathError(FlambeauError):
+    """The path cannot be percent-decoded. Status, type and text are TorchServe's."""
+
+    status = 403
+    type = "IllegalArgumentException"
 
 
 class ResourceNotFoundError(FlambeauError):
@@ -111,6 +120,16 @@ class PayloadTooLargeError(FlambeauError):
             f"Request body exceeds the limit of {limit} bytes. "
             "Send less, or raise max_request_size in the server's configuration."
         )
+
+
+class ExpectationFailedError(FlambeauError):
+    """The client expects something other than ``100-continue``."""
+
+    status = 417
+    type = "BadRequestException"
+
+    def __init__(self) -> None:
+        super().__init__("Only the expectation 100-continue is supported.")
 
 
 class WorkerStartError(FlambeauError):

@@ -22,6 +22,8 @@ __all__ = ["JOB_TRANSITIONS", "Batch", "Body", "Job", "JobState", "Outcome", "Pa
 class JobState(enum.Enum):
     """Where a job is. QUEUED and RUNNING alternate only when a lost batch is retried."""
 
+    __hash__ = object.__hash__  # Enum's own is a Python function; steps are looked up per request
+
     QUEUED = "queued"
     RUNNING = "running"
     DONE = "done"
@@ -40,13 +42,14 @@ JOB_TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 }
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Outcome:
-    """What the client gets: an answer of the worker, or ``error``.
+    """What the client gets: an answer of the worker, or ``error``. Never changed once made.
 
     ``reason`` is the status line's phrase, ``None`` for the standard one. ``queued``, ``batched``
     and ``handled`` are seconds: in the queue, from batch formation to the worker's answer, and
-    inside the handler.
+    inside the handler. ``batch_size`` is 0 for all but one job of a batch, so that who adds them
+    up counts each batch once.
     """
 
     status: int = 200

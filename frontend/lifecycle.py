@@ -19,6 +19,8 @@ VersionKey = tuple[str, str]
 class WorkerState(enum.Enum):
     """One incarnation of a worker: a process, from its start to its end."""
 
+    __hash__ = object.__hash__  # Enum's own is a Python function; steps are looked up per batch
+
     SPAWNED = "spawned"
     CONNECTED = "connected"
     LOADING = "loading"

@@ -131,8 +131,9 @@ class Metrics(Collector):
         version.request.add(total_seconds)
         totals = version.as_default if requested_version is None else version.by_name
         totals.requests += 1
-        if outcome.batch_size:
+        if outcome.batched:
             version.queue.add(outcome.queued)
+        if outcome.batch_size:
             version.handler.add(outcome.handled)
             version.batch.add(outcome.batch_size)
         if outcome.error is None:
@@ -233,10 +234,10 @@ class Metrics(Collector):
             (
                 "handler",
                 "flambeau_handler_seconds",
-                "Time the batch of a request spent in handlers",
+                "Time a batch spent in the handler",
             ),
             ("request", "flambeau_request_seconds", "Time from a request's headers to its answer"),
-            ("batch", "flambeau_batch_size", "Size of the batch that a request travelled in"),
+            ("batch", "flambeau_batch_size", "Requests in a batch"),
         ):
             family = HistogramMetricFamily(name, documentation, labels=["model", "version"])
             for key, version in self._versions.items():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from ..worker.protocol import INLINE_LIMIT, Message, ProtocolError, decode, encode
+from ..worker.protocol import INLINE_LIMIT, Frame, Message, ProtocolError, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +54,7 @@ class Router:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind(self.endpoint)
         self._scheduled = False
+        self._draining = False
         self._fd = int(self._socket.get(zmq.FD))
         self._loop.add_reader(self._fd, self.drain)
 
@@ -73,22 +74,38 @@ class Router:
 
     def drain(self) -> None:
         """Read what is there, up to a fair share, and pass it on."""
-        if self._socket.closed:
-            return
         self._scheduled = False
-        for _ in range(_DRAIN_AT_ONCE):
-            try:
-                identity, *frames = self._socket.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            name = identity.decode(errors="replace")
-            try:
-                message = decode(frames)
-            except ProtocolError as error:
-                self._on_violation(name, f"sent an {error}")
-            else:
-                self._on_message(name, message)
+        if self._socket.closed or self._draining:
+            return
+        self._draining = True
+        try:
+            for _ in range(_DRAIN_AT_ONCE):
+                message = self._read()
+                if message is None:
+                    return
+                self._pass_on(*message)
+        finally:
+            self._draining = False
         self._look_again()
+
+    def _read(self) -> tuple[str, list[Frame]] | None:
+        socket = self._socket
+        try:
+            identity = socket.recv(zmq.DONTWAIT)
+        except zmq.Again:
+            return None
+        frames: list[Frame] = []
+        while socket.get(zmq.RCVMORE):
+            frames.append(socket.recv())
+        return identity.decode(errors="replace"), frames
+
+    def _pass_on(self, identity: str, frames: list[Frame]) -> None:
+        try:
+            message = decode(frames)
+        except ProtocolError as error:
+            self._on_violation(identity, f"sent an {error}")
+        else:
+            self._on_message(identity, message)
 
     def close(self) -> None:
         """Stop reading and drop what was not delivered."""
@@ -97,6 +114,9 @@ class Router:
         self._context.term()
 
     def _look_again(self) -> None:
-        if not self._scheduled and int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+        """Drain again in the next loop turn: once, however much was sent in this one."""
+        # Whoever sends while the socket is being drained has nothing to fear: that goes on until
+        # nothing is left.
+        if not self._scheduled and not self._draining:
             self._scheduled = True
             self._loop.call_soon(self.drain)

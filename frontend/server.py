@@ -119,9 +119,11 @@ class Server:
         await self._registry.load_startup_models()
         if self._life.state is ServerState.STARTING:
             self._life.move(ServerState.SERVING)
-        # What lives now lives for good: the collector need not look at it again and again.
+        # What lives now lives for good: the collector need not look at it again and again. What a
+        # request leaves behind holds no cycles, so looking for some can wait.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(10_000, 50, 50)
         addresses = {
             name: f"http://{host}:{port}" for name, (host, port) in listeners.addresses.items()
         }

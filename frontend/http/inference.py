@@ -19,7 +19,7 @@ from ..errors import (
 )
 from ..jobs import Job, Outcome
 from . import schema
-from .middlewares import Answer, json_answer, path_segments, render_error
+from .middlewares import Answer, json_answer, path_segments
 from .payload import read_parts
 
 if TYPE_CHECKING:
@@ -176,6 +176,9 @@ class InferenceAPI:
         except FlambeauError as error:
             outcome = Outcome(status=error.status, error=error)
         self._metrics.observe(key, version, outcome, self._clock() - started)
+        if outcome.error is not None:
+            raise outcome.error
+
         return _answer(outcome)
 
     async def _outcome(self, key: VersionKey, job: Job) -> Outcome:
@@ -217,9 +220,6 @@ def _check(outcome: Outcome) -> None:
 
 
 def _answer(outcome: Outcome) -> Answer:
-    if outcome.error is not None:
-        return render_error(outcome.error)
-
     answer = Answer(outcome.body, outcome.status, outcome.reason)
     for name, value in outcome.headers:
         if name.lower() not in _SERVER_HEADERS:

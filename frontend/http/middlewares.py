@@ -22,7 +22,7 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict, istr
 
 from ... import FlambeauError
-from ..errors import BadRequestError, ServiceUnavailableError
+from ..errors import BadRequestError, MalformedPathError, ServiceUnavailableError
 from .payload import clean_text
 
 if TYPE_CHECKING:
@@ -47,13 +47,6 @@ _NO_CACHE = CIMultiDict(
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("flambeau.access")
-
-
-class MalformedPathError(FlambeauError):
-    """The path cannot be percent-decoded. Status, type and text are TorchServe's."""
-
-    status = 403
-    type = "IllegalArgumentException"
 
 
 class Answer(web.Response):
@@ -99,9 +92,17 @@ def _without_none(value: Any) -> Any:
     return value
 
 
-def render_error(error: FlambeauError) -> Answer:
-    """TorchServe's error envelope. The connection stays open: only this request has failed."""
-    envelope = {"code": error.status, "type": error.type, "message": error.message}
+def _render_error(error: FlambeauError, identity: str) -> Answer:
+    """TorchServe's error envelope, and the request's id for whoever reports the error.
+
+    The connection stays open: only this request has failed.
+    """
+    envelope = {
+        "code": error.status,
+        "type": error.type,
+        "message": error.message,
+        "requestId": identity,
+    }
     answer = json_answer(envelope, error.status)
     if isinstance(error, ServiceUnavailableError):
         answer.headers[_RETRY_AFTER] = str(error.retry_after)
@@ -162,7 +163,7 @@ class Guard:
         try:
             response = await self._route(request, identity)
         except FlambeauError as error:
-            response = render_error(error)
+            response = _render_error(error, identity)
         except ConnectionError:
             # The client left; aiohttp closes its side.
             raise
@@ -170,11 +171,10 @@ class Guard:
             logger.exception(
                 "request %s failed: %s %s", identity, request.method, clean_text(request.raw_path)
             )
-            response = render_error(
-                FlambeauError(
-                    "Internal server error. The server's log tells more by the request id."
-                )
+            bug = FlambeauError(
+                "Internal server error. The server's log tells more by the request id."
             )
+            response = _render_error(bug, identity)
         response.headers[X_REQUEST_ID] = identity
         self._count_response(response.status)
         if self._access_log:
@@ -183,8 +183,9 @@ class Guard:
 
     def refuse(self) -> Answer:
         """The answer to bytes that are not HTTP; the connection is closed after it."""
-        response = render_error(BadRequestError("Invalid HTTP message."))
-        response.headers[X_REQUEST_ID] = _new_id()
+        identity = _new_id()
+        response = _render_error(BadRequestError("Invalid HTTP message."), identity)
+        response.headers[X_REQUEST_ID] = identity
         response.force_close()
         self._count_response(response.status)
         return response

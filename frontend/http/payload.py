@@ -13,8 +13,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 from aiohttp import hdrs, web
 
-from ... import FlambeauError
-from ..errors import BadRequestError, PayloadTooLargeError
+from ..errors import BadRequestError, ExpectationFailedError, PayloadTooLargeError
 from ..jobs import Part
 
 if TYPE_CHECKING:
@@ -40,16 +39,6 @@ DEFAULT_FILE_TYPE = "application/octet-stream"
 _HEADER_PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s;"]*)')
 _ESCAPED = re.compile(r"\\(.)")
 _BAD_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-
-
-class ExpectationFailedError(FlambeauError):
-    """The client expects something other than ``100-continue``."""
-
-    status = 417
-    type = "BadRequestException"
-
-    def __init__(self) -> None:
-        super().__init__("Only the expectation 100-continue is supported.")
 
 
 async def read_body(request: web.BaseRequest, limit: int) -> bytes:

@@ -24,16 +24,17 @@ NO_CACHE = {
 }
 
 
-def envelope(status: int, kind: str, message: str) -> bytes:
-    fields = {"code": status, "type": kind, "message": message}
+def envelope(status: int, kind: str, message: str, request_id: str) -> bytes:
+    fields = {"code": status, "type": kind, "message": message, "requestId": request_id}
     return (json.dumps(fields, indent=2) + "\n").encode()
 
 
 def assert_error(reply, status: int, kind: str, message: str) -> None:
-    assert (reply.status, reply.body) == (status, envelope(status, kind, message))
+    request_id = reply.headers["x-request-id"]
+    assert (reply.status, reply.body) == (status, envelope(status, kind, message, request_id))
     assert reply.headers["Content-Type"] == "application/json"
     assert reply.headers["Connection"] == "keep-alive"
-    assert reply.headers["x-request-id"]
+    assert request_id
 
 
 def test_an_answer_is_exactly_the_handlers_body_with_torchserves_headers(house):
@@ -297,7 +298,9 @@ def test_bytes_that_are_not_http_are_refused_and_the_connection_closed(house, li
     assert b" 400 Bad Request\r\n" in head
     assert b"Connection: close" in head
     assert b"Server" not in head
-    assert body == envelope(400, "BadRequestException", "Invalid HTTP message.")
+    request_id = json.loads(body)["requestId"]
+    assert f"x-request-id: {request_id}\r\n".encode() in head
+    assert body == envelope(400, "BadRequestException", "Invalid HTTP message.", request_id)
     assert caplog.records == []
 
 

@@ -26,11 +26,12 @@ NOT_FOUND = "Requested resource is not found, please refer to API document."
 
 
 def assert_refused(reply, status: int, kind: str, message: str) -> None:
+    request_id = reply.headers["x-request-id"]
+    assert request_id
     assert (reply.status, reply.json) == (
         status,
-        {"code": status, "type": kind, "message": message},
+        {"code": status, "type": kind, "message": message, "requestId": request_id},
     )
-    assert reply.headers["x-request-id"]
 
 
 def test_registering_passes_every_parameter_on(house):

@@ -101,7 +101,9 @@ def test_default_requests_of_two_versions_are_one_series():
 def test_histograms_have_cumulative_buckets_and_the_sum():
     metrics = Metrics()
     for batch_size in (1, 2, 2, 5, 1000):
-        metrics.observe(KEY, None, Outcome(queued=0.01, handled=99, batch_size=batch_size), 0.02)
+        metrics.observe(
+            KEY, None, Outcome(queued=0.01, batched=99, handled=99, batch_size=batch_size), 0.02
+        )
     seen = Scrape(metrics)
     batch = [seen("flambeau_batch_size_bucket", le=str(float(b))) for b in (1, 2, 4, 8)]
     assert batch == [1, 3, 3, 4]
