@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from time import monotonic as now
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..worker.protocol import Bye, Hello, Loaded, LoadFailed, Message, Result
 from .commands import Command, Kill, Notify, Report, Resolve, Send, Spawn
@@ -33,7 +33,8 @@ class Engine:
 
     Made inside a running event loop. All times are readings of ``time.monotonic``: an event loop's
     own clock may tick in whole milliseconds. ``device_environ`` says which variables a worker on a
-    device needs, ``on_exit(key, exit)`` is told of every worker that ended.
+    device needs, ``on_exit(key, exit)`` is told of every worker that ended and
+    ``on_samples`` of the metrics that handlers report.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class Engine:
         cores: int,
         device_environ: Callable[[int | None], Mapping[str, str]],
         on_exit: Callable[[VersionKey, Exit], None],
+        on_samples: Callable[[Sequence[Sequence[Any]]], None],
     ) -> None:
         self._fleet = fleet
         self._launcher = launcher
         self._cores = cores
         self._device_environ = device_environ
         self._on_exit = on_exit
+        self._on_samples = on_samples
         self._loop = asyncio.get_running_loop()
         self._router = Router(socket_path, self._received, self._violated)
         self._waiting: dict[Job, asyncio.Future[Outcome]] = {}
@@ -181,6 +184,8 @@ class Engine:
         at = now()
         match message:
             case Result():
+                if message.samples:
+                    self._on_samples(message.samples)
                 self._run(self._fleet.result(identity, message, at))
             case Hello():
                 self._run(self._fleet.hello(identity, message.major, message.pid, at))

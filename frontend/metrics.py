@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import socket
 from bisect import bisect_left
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -20,6 +20,8 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.registry import Collector
+
+from .handler_metrics import HandlerMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,19 +35,6 @@ SECONDS_BOUNDS = (
     60.0,
 )  # fmt: skip
 BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128)
-
-# Counters whose names lack the suffix _total, which the library puts into their HELP and TYPE lines
-# (and only there).
-_BARE_COUNTERS = (
-    "Requests2XX",
-    "Requests4XX",
-    "Requests5XX",
-    "ts_inference_latency_microseconds",
-    "ts_queue_latency_microseconds",
-)
-_ADDED_SUFFIX = re.compile(
-    rf"^(# (?:HELP|TYPE) (?:{'|'.join(_BARE_COUNTERS)}))_total ", re.MULTILINE
-)
 
 
 class _Histogram:
@@ -111,6 +100,7 @@ class Metrics(Collector):
         self._responses = {"2XX": 0, "4XX": 0, "5XX": 0}
         self._last_queue_seconds = 0.0
         self._hostname = socket.gethostname()
+        self._of_handlers = HandlerMetrics(self._hostname)
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -151,6 +141,10 @@ class Metrics(Collector):
         exit_of = (*key, reason)
         self._exits[exit_of] = self._exits.get(exit_of, 0) + 1
 
+    def record_samples(self, samples: Sequence[Sequence[Any]]) -> None:
+        """Take the metrics that a handler reported while it answered a batch."""
+        self._of_handlers.record(samples)
+
     def forget(self, key: VersionKey) -> None:
         """Drop the series of a version that is gone."""
         self._versions.pop(key, None)
@@ -159,8 +153,13 @@ class Metrics(Collector):
 
     def exposition(self, names: Sequence[str] = ()) -> bytes:
         """Prometheus text 0.0.4; with ``names``, only the families or samples called so."""
-        text = generate_latest(_Selection(self._registry, frozenset(names))).decode()
-        return _ADDED_SUFFIX.sub(r"\1 ", text).encode()
+        selection = _Selection(self._registry, frozenset(names))
+        text = generate_latest(selection).decode()
+        # The library puts the suffix _total into the HELP and TYPE lines of every counter, also of
+        # TorchServe's and of handlers, whose samples do not have it.
+        for name in selection.bare_counters:
+            text = re.sub(rf"^(# (?:HELP|TYPE) {name})_total ", r"\1 ", text, flags=re.MULTILINE)
+        return text.encode()
 
     def collect(self) -> Iterator[Metric]:
         """The families of this moment, for the library's registry."""
@@ -189,6 +188,7 @@ class Metrics(Collector):
         for exit_of, count in self._exits.items():
             exits.add_metric(exit_of, count)
         yield exits
+        yield from self._of_handlers.families()
 
     def _torchserve_families(self) -> Iterator[Metric]:
         host = {"Level": "Host", "Hostname": self._hostname}
@@ -252,10 +252,15 @@ class _Selection(Collector):
     def __init__(self, registry: CollectorRegistry, names: frozenset[str]) -> None:
         self._registry = registry
         self._names = names
+        self.bare_counters: list[str] = []
 
     def collect(self) -> Iterator[Metric]:
         for family in self._registry.collect():
             if not self._names or self._is_wanted(family):
+                if family.type == "counter" and f"{family.name}_total" not in {
+                    sample.name for sample in family.samples
+                }:
+                    self.bare_counters.append(family.name)
                 yield family
 
     def _is_wanted(self, family: Metric) -> bool:

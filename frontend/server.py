@@ -173,6 +173,7 @@ class Server:
             os.cpu_count() or 1,
             self._device_environ,
             lambda key, exit: self._metrics.worker_exit(key, exit.reason.value),
+            self._metrics.record_samples,
         )
 
     def _make_registry(self) -> Registry:

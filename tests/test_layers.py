@@ -15,6 +15,7 @@ LAYERS = [
     worker.errors worker.protocol worker.modules worker.metrics
     model_store.errors
     frontend.errors frontend.properties frontend.settings frontend.table
+    frontend.handler_metrics
     """,
     "worker.context model_store.model_config frontend.lifecycle frontend.jobs frontend.run_dir",
     "model_store.manifest frontend.batcher frontend.config_sources",
