@@ -48,7 +48,7 @@ class HandlerMetrics:
         self._is_full = False
 
     def record(self, samples: Sequence[Sequence[Any]]) -> None:
-        """Take samples of (name, type, unit, value, dimensions); what makes no sense is left out."""
+        """Take samples of (name, type, unit, value, dimensions); nonsense is left out."""
         for sample in samples:
             try:
                 name, kind, unit, value, dimensions = sample

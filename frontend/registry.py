@@ -12,22 +12,23 @@ import logging
 import re
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from ..model_store.errors import InvalidModelError
 from ..model_store.store import default_model_name
-from .config import VersionSettings
 from .describe import Record, describe_version
 from .errors import (
     BadRequestError,
     ConflictError,
     DefaultVersionError,
+    DrainingError,
     RequestTimeoutError,
     UnknownModelError,
     UnknownVersionError,
     WorkerStartError,
 )
-from .roster import Exit, Version, VersionSpec
+from .lifecycle import VersionState
+from .precedence import Registration, initial_workers, make_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,27 +37,13 @@ if TYPE_CHECKING:
     from .config import Config
     from .engine import Engine
     from .lifecycle import VersionKey
+    from .roster import Exit, Version, VersionSpec
+
+__all__ = ["Registration", "Registry", "Reply"]
 
 logger = logging.getLogger("flambeau.registry")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """``POST /models``. None: not said. Times as the API has them: ms for the delay, else s."""
-
-    url: str
-    model_name: str | None = None
-    handler: str | None = None
-    runtime: str | None = None
-    batch_size: int | None = None
-    max_batch_delay: int | None = None
-    initial_workers: int | None = None
-    response_timeout: int | None = None
-    startup_timeout: int | None = None
-    synchronous: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +123,7 @@ class Registry:
             await asyncio.to_thread(self._store.release, stored)
             raise
         name, version = record.spec.key
-        minimum, maximum = self._workers(registration, record, at_startup)
+        minimum, maximum = self._workers(registration, record)
         if maximum == 0:
             return Reply(
                 200,
@@ -172,6 +159,7 @@ class Registry:
             raise BadRequestError("max_worker cannot be less than min_worker.")
         key = self.resolve(name, version)
         spec = self._records[name][key[1]].spec
+        self._refuse_if_draining(key)
         self._engine.scale(key, min_worker, maximum)
         if not synchronous:
             return Reply(202, "Processing worker updates...")
@@ -277,63 +265,24 @@ class Registry:
         for warning in stored.warnings:
             logger.warning("model %s: %s", name, warning)
         return Record(
-            self._spec((name, version), handler, registration, stored),
+            make_spec((name, version), handler, registration, stored, self._config),
             stored,
             runtime,
             at_startup,
         )
 
-    def _spec(
-        self, key: VersionKey, handler: str, asked: Registration, stored: StoredModel
-    ) -> VersionSpec:
-        """What the caller says beats the archive's configuration, which beats the server's."""
-        config, archive = self._config, stored.config
-        block = self._block(key)
-        delay = _first(asked.max_batch_delay, archive.max_batch_delay, block.max_batch_delay, 100)
-        return VersionSpec(
-            key=key,
-            model_dir=str(stored.model_dir),
-            handler=handler,
-            batch_size=_first(asked.batch_size, archive.batch_size, block.batch_size, 1),
-            max_batch_delay=delay / 1000,
-            adaptive_batching=(archive.batching or config.batching) == "adaptive",
-            response_timeout=_first(
-                asked.response_timeout,
-                archive.response_timeout,
-                block.response_timeout,
-                config.default_response_timeout,
-            ),
-            startup_timeout=_first(
-                asked.startup_timeout,
-                archive.startup_timeout,
-                block.startup_timeout,
-                config.default_startup_timeout,
-            ),
-            client_timeout=(archive.client_timeout_in_mills or 0) / 1000,
-            queue_size=_first(archive.job_queue_size, config.job_queue_size),
-            max_retry_timeout=_first(archive.max_retry_timeout_in_sec, 300),
-            lost_retries=_first(archive.retry_lost_batch, config.retry_lost_batch),
-            device_type=archive.device_type,
-            device_ids=tuple(archive.device_ids or ()),
+    def _refuse_if_draining(self, key: VersionKey) -> None:
+        version = self._engine.version(key)
+        if version is None or version.state is VersionState.DRAINING:
+            raise DrainingError(f'Model "{key[0]}" version {key[1]} is being unregistered.')
+
+    def _workers(self, registration: Registration, record: Record) -> tuple[int, int]:
+        default = self._config.default_workers_per_model
+        if record.loaded_at_startup:
+            default = self._default_workers
+        return initial_workers(
+            record.spec.key, registration, record.stored.config, self._config, default
         )
-
-    def _block(self, key: VersionKey) -> VersionSettings:
-        """What the ``models={...}`` block of the configuration says of a version."""
-        return self._config.models.get(key[0], {}).get(key[1], VersionSettings())
-
-    def _workers(self, asked: Registration, record: Record, at_startup: bool) -> tuple[int, int]:
-        """How many workers to start with, at least and at most."""
-        if asked.initial_workers is not None:
-            return asked.initial_workers, asked.initial_workers
-        archive = record.stored.config
-        if archive.min_workers is not None:
-            return archive.min_workers, _first(archive.max_workers, archive.min_workers)
-        if not at_startup:
-            count = self._config.default_workers_per_model
-            return count, count
-        block = self._block(record.spec.key)
-        minimum = _first(block.min_workers, self._default_workers)
-        return minimum, max(minimum, _first(block.max_workers, minimum))
 
     def _insert(self, record: Record) -> None:
         name, version = record.spec.key
@@ -380,14 +329,6 @@ class Registry:
                 await asyncio.to_thread(self._store.release, record.stored)
             logger.info("model %s version %s unregistered", name, version)
         return gone
-
-
-def _first(*candidates: _T | None) -> _T:
-    """The first that is not None."""
-    for candidate in candidates:
-        if candidate is not None:
-            return candidate
-    raise ValueError("no candidate has a value")
 
 
 def _start_error(spec: VersionSpec, version: str | None, failure: Exit) -> WorkerStartError:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from typing import TYPE_CHECKING
 
 import zmq
 
 from ..worker.protocol import INLINE_LIMIT, Frame, Message, ProtocolError, decode, encode
+from .errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +30,7 @@ _LONGEST_PATH = 107
 
 
 class Router:
-    """Messages to and from workers by identity.
+    """Messages to and from workers by identity. Raises ConfigError if the socket cannot be made.
 
     ``on_message(identity, message)`` is called for each message, ``on_violation(identity, what)``
     for what is none; both on the event loop.
@@ -40,9 +42,10 @@ class Router:
         on_message: Callable[[str, Message], None],
         on_violation: Callable[[str, str], None],
     ) -> None:
-        if len(str(path)) > _LONGEST_PATH:
-            raise OSError(
-                f"the socket path is longer than {_LONGEST_PATH} bytes; choose a shorter run_dir"
+        if len(os.fsencode(path)) > _LONGEST_PATH:
+            raise ConfigError(
+                f"run_dir is too long: the path of a socket in it may have {_LONGEST_PATH} bytes, "
+                f"and this one has {len(os.fsencode(path))}. Choose a shorter one with --run-dir."
             )
         self.endpoint = f"ipc://{path}"
         self._on_message = on_message
@@ -52,7 +55,12 @@ class Router:
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.bind(self.endpoint)
+        try:
+            self._socket.bind(self.endpoint)
+        except zmq.ZMQError as error:
+            self._socket.close()
+            self._context.term()
+            raise ConfigError(f"No socket can be made in run_dir: {error.strerror}.") from None
         self._scheduled = False
         self._draining = False
         self._fd = int(self._socket.get(zmq.FD))

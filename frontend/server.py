@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import FlambeauError, __version__
@@ -29,7 +30,6 @@ from .runstate import remove_state, write_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from .config import Config
     from .lifecycle import VersionKey
@@ -52,9 +52,9 @@ def run(config: Config, ready_fd: int | None = None) -> int:
     loop = _new_event_loop()
     try:
         loop.run_until_complete(_serve(config, ready_fd))
-    except FlambeauError as error:
-        logger.error("%s", error.message)
-        _tell(ready_fd, {"error": error.message})
+    except (FlambeauError, OSError) as error:
+        logger.error("%s", error)
+        _tell(ready_fd, {"error": str(error)})
         return 1
     finally:
         loop.run_until_complete(loop.shutdown_default_executor())
@@ -83,6 +83,7 @@ class Server:
         self._metrics = Metrics()
         self._run_dir = prepare_run_dir(config)
         self._fleet = Fleet(self._assign, lambda: random.uniform(0.8, 1.2), self._load_message)  # noqa: S311
+        self._remove_stale_sockets()
         self._engine = self._make_engine()
         self._registry = self._make_registry()
         self._metrics.workers = self._count_workers
@@ -160,6 +161,12 @@ class Server:
 
     def _is_draining(self) -> bool:
         return self._life.state in (ServerState.DRAINING, ServerState.STOPPED)
+
+    def _remove_stale_sockets(self) -> None:
+        """Sockets of servers that were killed; a server's socket has its pid for a name."""
+        for path in self._run_dir.glob("*.sock"):
+            if path.stem.isdigit() and not Path("/proc", path.stem).exists():
+                path.unlink(missing_ok=True)
 
     def _make_engine(self) -> Engine:
         config = self._config

@@ -20,7 +20,7 @@ LAYERS = [
     "worker.context model_store.model_config frontend.lifecycle frontend.jobs frontend.run_dir",
     "model_store.manifest frontend.batcher frontend.config_sources",
     "model_store.archive frontend.roster frontend.config frontend.devices frontend.runstate",
-    "model_store.store frontend.commands frontend.launcher frontend.describe",
+    "model_store.store frontend.commands frontend.precedence frontend.launcher frontend.describe",
     "handlers archiver.writers worker.loader worker.service worker.link frontend.dispatcher",
     "archiver.packager worker.main frontend.fleet frontend.router frontend.metrics",
     "archiver.cli worker.__main__ frontend.engine frontend.background frontend.cli_client",

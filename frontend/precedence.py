@@ -1,0 +1,96 @@
+"""What holds for a version: the register call beats the archive, which beats the configuration.
+
+TorchServe documents this order and follows it for the batch settings only; here it holds for all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from .config import VersionSettings
+from .roster import VersionSpec
+
+if TYPE_CHECKING:
+    from ..model_store.model_config import ModelConfig
+    from ..model_store.store import StoredModel
+    from .config import Config
+    from .lifecycle import VersionKey
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """``POST /models``. None: not said. Times as the API has them: ms for the delay, else s."""
+
+    url: str
+    model_name: str | None = None
+    handler: str | None = None
+    runtime: str | None = None
+    batch_size: int | None = None
+    max_batch_delay: int | None = None
+    initial_workers: int | None = None
+    response_timeout: int | None = None
+    startup_timeout: int | None = None
+    synchronous: bool = True
+
+
+def make_spec(
+    key: VersionKey, handler: str, asked: Registration, stored: StoredModel, config: Config
+) -> VersionSpec:
+    """The settings of a version, times in seconds."""
+    archive, block = stored.config, _block(key, config)
+    delay = _first(asked.max_batch_delay, archive.max_batch_delay, block.max_batch_delay, 100)
+    return VersionSpec(
+        key=key,
+        model_dir=str(stored.model_dir),
+        handler=handler,
+        batch_size=_first(asked.batch_size, archive.batch_size, block.batch_size, 1),
+        max_batch_delay=delay / 1000,
+        adaptive_batching=(archive.batching or config.batching) == "adaptive",
+        response_timeout=_first(
+            asked.response_timeout,
+            archive.response_timeout,
+            block.response_timeout,
+            config.default_response_timeout,
+        ),
+        startup_timeout=_first(
+            asked.startup_timeout,
+            archive.startup_timeout,
+            block.startup_timeout,
+            config.default_startup_timeout,
+        ),
+        client_timeout=(archive.client_timeout_in_mills or 0) / 1000,
+        queue_size=_first(archive.job_queue_size, config.job_queue_size),
+        max_retry_timeout=_first(archive.max_retry_timeout_in_sec, 300),
+        lost_retries=_first(archive.retry_lost_batch, config.retry_lost_batch),
+        device_type=archive.device_type,
+        device_ids=tuple(archive.device_ids or ()),
+    )
+
+
+def initial_workers(
+    key: VersionKey, asked: Registration, archive: ModelConfig, config: Config, default: int
+) -> tuple[int, int]:
+    """How many workers to start with, at least and at most; ``default`` where nobody says."""
+    if asked.initial_workers is not None:
+        return asked.initial_workers, asked.initial_workers
+    if archive.min_workers is not None:
+        return archive.min_workers, _first(archive.max_workers, archive.min_workers)
+    block = _block(key, config)
+    minimum = _first(block.min_workers, default)
+    return minimum, max(minimum, _first(block.max_workers, minimum))
+
+
+def _block(key: VersionKey, config: Config) -> VersionSettings:
+    """What the ``models={...}`` block of the configuration says of a version."""
+    return config.models.get(key[0], {}).get(key[1], VersionSettings())
+
+
+def _first(*candidates: _T | None) -> _T:
+    """The first that is not None."""
+    for candidate in candidates:
+        if candidate is not None:
+            return candidate
+    raise ValueError("no candidate has a value")
