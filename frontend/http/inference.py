@@ -101,7 +101,8 @@ class InferenceAPI:
                 raise ResourceNotFoundError
 
     def _ping(self) -> Answer:
-        if self._registry.is_healthy():
+        """TorchServe's health; a server that is draining says that it wants no more requests."""
+        if self._registry.is_healthy() and not self._is_draining():
             return json_answer({"status": "Healthy"})
 
         return json_answer({"status": "Unhealthy"}, 500)
