@@ -81,7 +81,8 @@ class Dispatcher:
         if not worker.in_flight:
             worker.move(WorkerState.BUSY)
         worker.in_flight[batch.id] = batch
-        self._watch(worker)
+        if worker.alarm_at is None or batch.deadline < worker.alarm_at:
+            self._watch(worker)
         version.running += len(jobs)
         self._agenda.command(Send(worker.identity, Work(batch.id, jobs)))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..worker.protocol import Bye, Hello, Loaded, LoadFailed, Message, Result
 from .commands import Command, Kill, Notify, Report, Resolve, Send, Spawn
+from .errors import DrainingError
 from .launcher import Launch
 from .roster import Exit, ExitReason
 from .router import Router
@@ -60,6 +61,7 @@ class Engine:
         self._doomed: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._watchers: set[asyncio.Future[None]] = set()
+        self._is_closing = False
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = NEVER
 
@@ -84,7 +86,9 @@ class Engine:
         return self._fleet.versions.get(key)
 
     def add(self, spec: VersionSpec) -> None:
-        """Make a version known, without workers."""
+        """Make a version known, without workers. Raises DrainingError when it is too late."""
+        if self._is_closing:
+            raise DrainingError("The server is shutting down and takes no new models.")
         self._fleet.add(spec)
 
     def scale(self, key: VersionKey, min_workers: int, max_workers: int) -> None:
@@ -113,7 +117,11 @@ class Engine:
         return True
 
     async def close(self, timeout: float) -> None:
-        """Drain every version for at most ``timeout`` seconds, then end every worker."""
+        """Drain every version for at most ``timeout`` seconds, then end every worker.
+
+        New versions are refused from now on.
+        """
+        self._is_closing = True
         for key in list(self._fleet.versions):
             self.drain(key, timeout)
         # Past the drain itself, Stop, SIGTERM and SIGKILL each have their own time.
@@ -127,9 +135,8 @@ class Engine:
         self._launcher.close()
 
     def abort(self) -> None:
-        """Do not wait for anybody: kill every worker."""
-        for handle in self._handles.values():
-            handle.kill()
+        """Do not wait for anybody: answer every request 503 and kill every worker."""
+        self._run(self._fleet.abort(now()))
 
     def _run(self, commands: Sequence[Command]) -> None:
         for command in commands:

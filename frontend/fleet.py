@@ -234,17 +234,27 @@ class Fleet:
         self._finish_drain(version, now)
         return self._agenda.flush()
 
-    def _cut_drain(self, version: Version, now: float) -> None:
+    def abort(self, now: float) -> list[Command]:
+        """Do not wait for anybody: answer every request 503 and kill every worker."""
+        for version in list(self.versions.values()):
+            if version.state is not VersionState.DRAINING:
+                version.move(VersionState.DRAINING)
+            self._cut_drain(version, now, force=True)
+        for identity in self._departures:
+            self._agenda.command(Kill(identity, True))
+        return self._agenda.flush()
+
+    def _cut_drain(self, version: Version, now: float, *, force: bool = False) -> None:
         """The time for draining is over: whoever is not served yet is answered 503."""
         if version.state is not VersionState.DRAINING:
             return
         for slot in version.active_slots:
             self._retire(slot, now)
         for slot in list(version.slots.values()):
-            if slot.worker is not None and slot.worker.in_flight:
+            if slot.worker is not None and (force or slot.worker.in_flight):
                 message = "Stopped because draining took too long."
                 exit = Exit(slot.worker.identity, ExitReason.STOPPED, message, now, status=503)
-                self._lose(slot.worker, exit, now, force=False)
+                self._lose(slot.worker, exit, now, force=force)
         self._dispatcher.refuse_waiting(version, now)
         self._finish_drain(version, now)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -89,7 +90,24 @@ class LocalLauncher:
             **launch.environ,
             "PYTHONUNBUFFERED": "1",
         }
-        process = await asyncio.create_subprocess_exec(
+        # Pipes of our own: with those of asyncio, its wait() would go on for as long as a child of
+        # the worker holds one open.
+        out, err = os.pipe(), os.pipe()
+        try:
+            process = await self._spawn(launch, environ, out[1], err[1])
+        except BaseException:
+            os.close(out[0])
+            os.close(err[0])
+            raise
+        finally:
+            os.close(out[1])
+            os.close(err[1])
+        return LocalHandle(process, launch, out[0], err[0])
+
+    async def _spawn(
+        self, launch: Launch, environ: Mapping[str, str], out: int, err: int
+    ) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
             self._python,
             "-m",
             "flambeau.worker",
@@ -100,14 +118,13 @@ class LocalLauncher:
             "--parent-fd",
             str(self._read_end),
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            stdout=out,
+            stderr=err,
             cwd=self._run_dir,
             env=environ,
             pass_fds=(self._read_end,),
             start_new_session=True,
         )
-        return LocalHandle(process, launch)
 
     def close(self) -> None:
         os.close(self._write_end)
@@ -117,19 +134,23 @@ class LocalLauncher:
 class LocalHandle:
     """A worker process on this host. Its output goes to the log, the last lines are kept."""
 
-    def __init__(self, process: asyncio.subprocess.Process, launch: Launch) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, launch: Launch, out: int, err: int
+    ) -> None:
         self._process = process
         self._identity = launch.identity
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._oom_kills = _oom_kills()
         self._logger = logging.getLogger(f"flambeau.model.{launch.model_name}")
         self._pumps = [
-            asyncio.ensure_future(self._pump(process.stdout, logging.INFO)),
-            asyncio.ensure_future(self._pump(process.stderr, logging.WARNING)),
+            asyncio.ensure_future(self._pump(out, logging.INFO)),
+            asyncio.ensure_future(self._pump(err, logging.WARNING)),
         ]
 
     async def wait(self) -> Exit:
         code = await self._process.wait()
+        # What the handler has started lives in the worker's process group and ends with it.
+        self._kill_group(signal.SIGKILL)
         _, still_open = await asyncio.wait(self._pumps, timeout=_PIPE_GRACE)
         for pump in still_open:
             pump.cancel()
@@ -145,23 +166,31 @@ class LocalHandle:
     def _signal(self, number: signal.Signals) -> None:
         # Not after the process was reaped: its number may be somebody else's by then.
         if self._process.returncode is None:
-            try:
-                os.killpg(self._process.pid, number)
-            except ProcessLookupError:
-                pass
+            self._kill_group(number)
 
-    async def _pump(self, stream: asyncio.StreamReader | None, level: int) -> None:
-        if stream is None:
-            return
+    def _kill_group(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    async def _pump(self, descriptor: int, level: int) -> None:
+        """Read lines until the pipe's other end is closed."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        transport, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", buffering=0)
+        )
         pending = b""
-        while chunk := await stream.read(1 << 16):
-            *lines, pending = (pending + chunk).split(b"\n")
-            if len(pending) > _LONGEST_LINE:
-                lines, pending = [*lines, pending], b""
-            for line in lines:
-                self._keep(line, level)
-        if pending:
-            self._keep(pending, level)
+        try:
+            while chunk := await reader.read(1 << 16):
+                *lines, pending = (pending + chunk).split(b"\n")
+                if len(pending) > _LONGEST_LINE:
+                    lines, pending = [*lines, pending], b""
+                for line in lines:
+                    self._keep(line, level)
+        finally:
+            transport.close()
+            if pending:
+                self._keep(pending, level)
 
     def _keep(self, line: bytes, level: int) -> None:
         text = line[:_LONGEST_LINE].decode(errors="replace").rstrip("\r")

@@ -137,8 +137,9 @@ class Registry:
         if failure is not None and not at_startup:
             await self._remove(record, timeout=0.0)
             raise _start_error(record.spec, version, failure)
+        self._refuse_if_draining(record.spec.key)
         current = self._engine.version(record.spec.key)
-        if current is None or not current.is_settled:
+        if current is not None and not current.is_settled:
             return Reply(206, "Workers scaling in progress...")
         return Reply(
             200, f'Model "{name}" Version: {version} registered with {minimum} initial workers'

@@ -104,7 +104,7 @@ def unpack(source: Path, target: Path, limits: Limits = DEFAULT_LIMITS) -> None:
             unpacked = _unpack_by_content(source, folder, limits)
         except _UNREADABLE as error:
             raise _unreadable(source, error) from error
-        if folder.file_count == 0:
+        if folder.is_empty:
             raise InvalidModelError(f"{source.name} is not a readable archive: it holds no files")
         os.rename(unpacked, target)
     finally:
@@ -166,15 +166,23 @@ class _Folder:
 
     def __init__(self, root: Path, archive: Path, limits: Limits) -> None:
         self.root = root
-        self.file_count = 0
         self._archive = archive.name
         self._max_entries = limits.max_entries
         self._allowance = limits.allowance(archive.stat().st_size)
         self._bytes = 0
-        # Name in NFC -> whether it is a folder; the file system may not tell é from e + ´.
-        self._entries: dict[str, bool] = {}
+        # Names in NFC, for a file system may not tell é from e + ´. Folders -> their spelling.
+        self._files: set[str] = set()
+        self._folders: dict[str, str] = {}
         self._is_rootless = False
         self._create_folder(root)
+
+    @property
+    def entry_count(self) -> int:
+        return len(self._files) + len(self._folders)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._files
 
     def refuse(self, reason: str) -> InvalidModelError:
         return InvalidModelError(f"{self._archive} is refused: {reason}")
@@ -201,11 +209,10 @@ class _Folder:
         for depth in range(1, len(parts)):
             self._claim_folder("/".join(parts[:depth]), name)
         path = "/".join(parts)
-        if _normal(path) in self._entries:
+        if _normal(path) in self._files or _normal(path) in self._folders:
             raise self.refuse(f"{path!r} is there twice")
-        self._count(path, is_folder=False)
-        self.expect(0, size)
-        self.file_count += 1
+        self.expect(self.entry_count + 1, size)
+        self._files.add(_normal(path))
         if self._write(self.root / path, content) != size:
             raise InvalidModelError(
                 f"{self._archive} is not a readable archive: {path!r} ends before its size"
@@ -213,7 +220,7 @@ class _Folder:
 
     def without_root_folder(self) -> Path:
         """The content one level up, unless the archive was made without a root folder."""
-        if self._is_rootless or self._entries.get("MAR-INF"):
+        if self._is_rootless or "MAR-INF" in self._folders:
             return self.root
         lifted = self.root.with_name("lifted")
         self._create_folder(lifted)
@@ -245,16 +252,15 @@ class _Folder:
         return parts
 
     def _claim_folder(self, path: str, name: str) -> None:
-        is_folder = self._entries.get(_normal(path))
-        if is_folder is None:
-            self._count(path, is_folder=True)
-            self._create_folder(self.root / path)
-        elif not is_folder:
+        if _normal(path) in self._files:
             raise self.refuse(f"{name!r} uses the file {path!r} as a folder")
-
-    def _count(self, path: str, *, is_folder: bool) -> None:
-        self.expect(len(self._entries) + 1, 0)
-        self._entries[_normal(path)] = is_folder
+        spelling = self._folders.get(_normal(path))
+        if spelling is None:
+            self.expect(self.entry_count + 1, 0)
+            self._folders[_normal(path)] = path
+            self._create_folder(self.root / path)
+        elif spelling != path:
+            raise self.refuse(f"the folder {path!r} is there twice, spelt differently")
 
     def _create_folder(self, path: Path) -> None:
         path.mkdir()

@@ -233,20 +233,21 @@ class ModelStore:
         """A descriptor that holds the entry's lock shared; the entry is there and complete."""
         model_dir = self._cache_dir / content
         while True:
-            shared = self._lock(content, fcntl.LOCK_SH)
-            if model_dir.is_dir():
-                return shared
-            os.close(shared)
-            exclusive = self._lock(content, fcntl.LOCK_EX)
+            fd, is_exclusive = self._lock(content, wait=True)
             try:
-                # Another process may have come first while this one waited for the lock.
-                if not model_dir.is_dir():
-                    self._unpack(content, source)
+                if is_exclusive:
+                    if not model_dir.is_dir():
+                        self._unpack(content, source)
+                    # Another process may remove the entry before the lock is shared: look again.
+                    fcntl.flock(fd, fcntl.LOCK_SH)
+                if model_dir.is_dir() and _is_same_file(fd, self._lock_path(content)):
+                    return fd
             except BaseException:
-                self._lock_path(content).unlink(missing_ok=True)
+                if is_exclusive and not model_dir.is_dir():
+                    self._lock_path(content).unlink(missing_ok=True)
+                os.close(fd)
                 raise
-            finally:
-                os.close(exclusive)
+            os.close(fd)
 
     def _unpack(self, content: str, source: Path) -> None:
         """Unpack and commit; called with the entry's lock held exclusively."""
@@ -262,28 +263,30 @@ class ModelStore:
     def _lock_path(self, content: str) -> Path:
         return self._cache_dir / f"{content}.lock"
 
-    def _lock(self, content: str, operation: int) -> int:
-        """Open and lock the entry's lock file; BlockingIOError for LOCK_NB when it is taken."""
+    def _lock(self, content: str, *, wait: bool) -> tuple[int, bool]:
+        """Open and lock the entry's lock file: exclusively if it is free, else shared.
+
+        Nobody ever waits for the exclusive lock: others may use the entry for weeks. The shared
+        one is waited for while another process unpacks or removes; BlockingIOError without wait.
+        """
         path = self._lock_path(content)
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
-                fcntl.flock(fd, operation)
+                is_exclusive = _try_exclusive(fd)
+                if not is_exclusive:
+                    fcntl.flock(fd, fcntl.LOCK_SH if wait else fcntl.LOCK_SH | fcntl.LOCK_NB)
                 # Whoever removed the entry removed its lock file too: then this one is a ghost.
                 if _is_same_file(fd, path):
-                    return fd
+                    return fd, is_exclusive
             except BaseException:
                 os.close(fd)
                 raise
             os.close(fd)
 
     def _remove_if_unused(self, content: str, lock_fd: int) -> None:
-        try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        # Taking the exclusive lock gave up the shared one for a moment.
-        if _is_same_file(lock_fd, self._lock_path(content)):
+        # Taking the exclusive lock gives up the shared one for a moment.
+        if _try_exclusive(lock_fd) and _is_same_file(lock_fd, self._lock_path(content)):
             self._remove(content)
             logger.info("model store: removed %.12s", content)
 
@@ -307,16 +310,14 @@ class ModelStore:
             if is_committed and path.name.endswith(".lock"):
                 continue
             try:
-                lock_fd = self._lock(content, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_fd, is_exclusive = self._lock(content, wait=False)
             except BlockingIOError:
                 continue
-            try:
-                if path.name.endswith("tmp"):
-                    shutil.rmtree(path, ignore_errors=True)
+            if is_exclusive:
+                shutil.rmtree(path, ignore_errors=True)
                 if not (self._cache_dir / content).is_dir():
                     self._lock_path(content).unlink(missing_ok=True)
-            finally:
-                os.close(lock_fd)
+            os.close(lock_fd)
 
 
 def _make_private(cache_dir: Path) -> None:
@@ -352,6 +353,14 @@ def _changed(source: Path) -> InvalidModelError:
     return InvalidModelError(
         f"{source.name} changed while it was being read. Register it again when it is complete."
     )
+
+
+def _try_exclusive(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_same_file(fd: int, path: Path) -> bool:

@@ -81,9 +81,17 @@ class Bench:
         self.root = base / "store"
         self.cache = base / "cache"
         self.root.mkdir()
+        self._opened: list[ModelStore] = []
 
-    def open(self) -> ModelStore:
-        return ModelStore(self.root, self.cache)
+    def open(self, root: Path | None = None, cache: Path | None = None) -> ModelStore:
+        """A server's store; every one that was opened is closed with the bench."""
+        store = ModelStore(root or self.root, cache or self.cache)
+        self._opened.append(store)
+        return store
+
+    def close(self) -> None:
+        for store in self._opened:
+            store.close()
 
     def mar(self, name: str = "noop.mar", members: Members | None = None) -> Path:
         return write_zip(self.root / name, model_members() if members is None else members)

@@ -10,6 +10,7 @@ import threading
 
 import zmq
 
+from .io_threads import let_them_batch
 from .protocol import Message, decode, encode
 
 _PR_SET_PDEATHSIG = 1
@@ -25,6 +26,7 @@ class Link:
         self._socket.setsockopt(zmq.ROUTING_ID, identity.encode())
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self._socket.connect(endpoint)
+        let_them_batch()
 
     def send(self, message: Message) -> None:
         frames = encode(message)

@@ -224,6 +224,7 @@ def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, kind: bytes) -> 
         ("x.py", "./x.py", "'x.py' is there twice"),
         ("a/x.py", "a//x.py", "'a/x.py' is there twice"),
         ("caf\u00e9", "cafe\u0301", "is there twice"),
+        ("caf\u00e9/a", "cafe\u0301/b", "is there twice, spelt differently"),
         ("x", "x/y", "uses the file 'x' as a folder"),
         ("x/y", "x", "'x' is there twice"),
     ],
@@ -342,7 +343,8 @@ def test_folders_and_missing_files_are_not_unpacked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("write", [write_zip, write_tar])
 def test_an_archive_of_nothing_is_refused(tmp_path: Path, write: Callable[..., Path]) -> None:
-    assert "it holds no files" in refusal_of(write(tmp_path / "m", {}))
+    source = write(tmp_path / "m", {})
+    assert refusal_of(source).startswith("m is not a readable archive: ")
 
 
 @pytest.mark.parametrize("write", [write_zip, write_tar])

@@ -1,0 +1,111 @@
+"""Load on one URL over a number of connections: wrk where it is installed, else our own client.
+
+Both run as a process of their own, keep every connection open, have one request under way on each,
+and report the same figures.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from processes import HERE, BenchmarkError, cpu_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+TOOLS = ("wrk", "asyncio")
+_GRACE = 15.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is asked: POST ``body`` (a file) with this content type."""
+
+    url: str
+    body: Path
+    content_type: str
+
+
+@dataclass(frozen=True)
+class Window:
+    """One stretch of load. ``cpu_ms`` is CPU time per request, by process (or s per 1,000)."""
+
+    connections: int
+    seconds: float
+    requests: int
+    p50_ms: float
+    p99_ms: float
+    cpu_ms: Mapping[str, float]
+
+    @property
+    def rate(self) -> float:
+        """Requests per second."""
+        return self.requests / self.seconds
+
+
+class Load:
+    """A load generator; ``tool`` is one of TOOLS, None for the best that is there."""
+
+    def __init__(self, tool: str | None = None) -> None:
+        self.tool = tool or ("wrk" if shutil.which("wrk") else "asyncio")
+        if self.tool == "wrk" and not shutil.which("wrk"):
+            raise BenchmarkError("wrk is not installed (Debian: apt install wrk).")
+
+    def window(
+        self,
+        target: Target,
+        connections: int,
+        seconds: float,
+        pids: Mapping[str, int] | None = None,
+    ) -> Window:
+        """Ask for ``seconds``; BenchmarkError if any answer is missing or not 2xx.
+
+        ``pids`` names the processes whose CPU time is of interest.
+        """
+        pids = pids or {}
+        before = {name: cpu_seconds([pid]) for name, pid in pids.items()}
+        report = self._run(self._command(target, connections, seconds), seconds)
+        used = {name: cpu_seconds([pid]) - before[name] for name, pid in pids.items()}
+        errors = {kind: count for kind, count in report["errors"].items() if count}
+        requests = int(report["requests"])
+        if errors or not requests:
+            what = ", ".join(f"{count} {kind}" for kind, count in errors.items()) or "no answer"
+            raise BenchmarkError(f"{target.url} at {connections} connections: {what}.")
+        return Window(
+            connections,
+            report["seconds"],
+            requests,
+            report["p50_ms"],
+            report["p99_ms"],
+            {name: value / requests * 1000 for name, value in used.items()},
+        )
+
+    def _command(self, target: Target, connections: int, seconds: float) -> list[str]:
+        if self.tool == "wrk":
+            # wrk takes whole seconds only.
+            whole = max(1, round(seconds))
+            command = ["wrk", "-t1", f"-c{connections}", f"-d{whole}s", "--timeout", "10s"]
+            command += ["-s", str(HERE / "wrk.lua"), target.url]
+            return [*command, "--", str(target.body), target.content_type]
+        command = [sys.executable, str(HERE / "client.py"), target.url, str(target.body)]
+        return [*command, target.content_type, str(connections), str(seconds)]
+
+    @staticmethod
+    def _run(command: list[str], seconds: float) -> dict[str, Any]:
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=seconds + _GRACE, check=False
+            )
+        except subprocess.TimeoutExpired as exc:
+            raise BenchmarkError(f"{command[0]} did not end.") from exc
+        if done.returncode != 0:
+            raise BenchmarkError(f"{command[0]} failed: {(done.stderr or done.stdout).strip()}")
+        # The report is the last line; wrk prints tables of its own before it.
+        report: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        return report
