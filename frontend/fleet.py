@@ -427,14 +427,5 @@ class Fleet:
         if now < at:
             self._watch(worker)
             return
-        spec = worker.slot.version.spec
-        if worker.state is WorkerState.STOPPING:
-            reason, message = ExitReason.STOPPED, "Did not leave when asked."
-        elif worker.is_ready:
-            reason = ExitReason.RESPONSE_TIMEOUT
-            message = f"The handler took longer than {spec.response_timeout:g} s (responseTimeout)."
-        else:
-            reason = ExitReason.STARTUP_TIMEOUT
-            message = f"The model was not loaded in {spec.startup_timeout:g} s (startupTimeout)."
-        force = reason is not ExitReason.STOPPED
-        self._lose(worker, Exit(worker.identity, reason, message, now), now, force=force)
+        exit = worker.overdue_exit(now)
+        self._lose(worker, exit, now, force=exit.reason is not ExitReason.STOPPED)

@@ -43,6 +43,9 @@ __all__ = ["Registration", "Registry", "Reply"]
 
 logger = logging.getLogger("flambeau.registry")
 
+MAX_WORKERS = 1024
+"""Workers that one version may be asked to have: a slip of the finger must not fill the machine."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
@@ -118,12 +121,13 @@ class Registry:
         stored = await asyncio.to_thread(self._store.acquire, registration.url)
         try:
             record = self._make_record(registration, stored, at_startup)
+            minimum, maximum = self._workers(registration, record)
+            _refuse_too_many("initial_workers", minimum)
             self._insert(record)
         except BaseException:
             await asyncio.to_thread(self._store.release, stored)
             raise
         name, version = record.spec.key
-        minimum, maximum = self._workers(registration, record)
         if maximum == 0:
             return Reply(
                 200,
@@ -161,6 +165,7 @@ class Registry:
         key = self.resolve(name, version)
         spec = self._records[name][key[1]].spec
         self._refuse_if_draining(key)
+        _refuse_too_many("min_worker", min_worker)
         self._engine.scale(key, min_worker, maximum)
         if not synchronous:
             return Reply(202, "Processing worker updates...")
@@ -168,6 +173,7 @@ class Registry:
         failure = await self._started(spec, limit)
         if failure is not None:
             raise _start_error(spec, version, failure)
+        self._refuse_if_draining(key)
         current = self._engine.version(key)
         if current is not None and not current.is_settled:
             return Reply(206, "Workers scaling in progress...")
@@ -330,6 +336,11 @@ class Registry:
                 await asyncio.to_thread(self._store.release, record.stored)
             logger.info("model %s version %s unregistered", name, version)
         return gone
+
+
+def _refuse_too_many(parameter: str, workers: int) -> None:
+    if workers > MAX_WORKERS:
+        raise BadRequestError(f"Parameter {parameter} must be at most {MAX_WORKERS}.")
 
 
 def _start_error(spec: VersionSpec, version: str | None, failure: Exit) -> WorkerStartError:

@@ -131,6 +131,19 @@ class Worker(Lifecycle[WorkerState]):
             return min(batch.deadline for batch in self.in_flight.values())
         return None if self.is_ready else self.patience
 
+    def overdue_exit(self, now: float) -> Exit:
+        """Why it is given up when it has run out of time."""
+        spec = self.slot.version.spec
+        if self.state is WorkerState.STOPPING:
+            reason, message = ExitReason.STOPPED, "Did not leave when asked."
+        elif self.is_ready:
+            reason = ExitReason.RESPONSE_TIMEOUT
+            message = f"The handler took longer than {spec.response_timeout:g} s (responseTimeout)."
+        else:
+            reason = ExitReason.STARTUP_TIMEOUT
+            message = f"The model was not loaded in {spec.startup_timeout:g} s (startupTimeout)."
+        return Exit(self.identity, reason, message, now)
+
 
 @dataclass(slots=True, eq=False)
 class Slot:

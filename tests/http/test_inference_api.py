@@ -446,7 +446,8 @@ def test_a_draining_server_refuses_predictions_but_answers_the_rest(house):
         reply = house.ask("POST", target, b"x")
         assert (reply.status, reply.json["type"]) == (503, "ServiceUnavailableException")
         assert reply.headers["Retry-After"] == "1"
-    assert house.ask("GET", "/ping").status == 200
+    assert house.ask("GET", "/ping").json == {"status": "Unhealthy"}
+    assert house.ask("OPTIONS", "/").status == 200
     assert house.engine.jobs == []
 
 

@@ -1,0 +1,109 @@
+"""The benchmark runs from start to end and its report hides nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+RUN = ROOT / "benchmarks" / "run.py"
+GOALS = (
+    "echo, 1 connection: p50",
+    "echo, 32 connections",
+    "conv, 32 connections: served / in a loop",
+    "conv, 1 connection: p50 with batch size 8 minus p50 with 1",
+    "frontend's memory after the load (RSS)",
+    "`flambeau start` with digits until ready",
+    "idle CPU of all processes, of one core",
+)
+
+
+def rows(report: str) -> dict[str, list[str]]:
+    """The cells of all table rows by their first cell."""
+    lines = [line for line in report.splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {first: rest for first, *rest in cells}
+
+
+@pytest.mark.timeout(90)
+def test_a_tiny_run_measures_everything_and_writes_it_into_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "benchmarks.md"
+    figures = tmp_path / "figures.json"
+    shutil.copy(ROOT / "docs" / "benchmarks.md", page)
+    # The asyncio client works everywhere; wrk is not installed everywhere.
+    command = [sys.executable, str(RUN), "--smoke", "--client", "asyncio"]
+    command += ["--write", str(page), "--json", str(figures)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=80, check=False)
+    assert done.returncode == 0, done.stderr
+
+    table = rows(done.stdout)
+    for goal in GOALS[:5]:
+        assert table[goal][-1] in ("met", "**not met**"), goal
+    for goal in GOALS[5:]:
+        assert table[goal][-1] == "not measured", goal
+    for connections in ("1", "8", "32"):
+        assert float(table[connections][0].replace(",", "")) > 0
+    assert done.stdout.strip() in page.read_text()
+    assert "## What is measured" in page.read_text()
+
+    measured = json.loads(figures.read_text())
+    assert [goal["what"] for goal in measured["goals"]] == list(GOALS)
+    assert [goal["met"] is None for goal in measured["goals"]] == [False] * 5 + [True] * 2
+    assert measured["windows"]["conv"]["served"][0]["requests"] > 0
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Answers every request 404 and keeps the connection."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: hundreds of lines would tell nobody anything."""
+
+
+@pytest.fixture
+def refusing_url() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    thread.join(10)
+    server.server_close()
+
+
+@pytest.mark.parametrize("tool", ["asyncio", "wrk"])
+def test_answers_that_are_not_2xx_fail_the_run(
+    tool: str, refusing_url: str, tmp_path: Path
+) -> None:
+    if tool == "wrk" and shutil.which("wrk") is None:
+        pytest.skip("wrk is not installed")
+    body = tmp_path / "body.json"
+    body.write_text("{}")
+    code = (
+        "from pathlib import Path; from load import Load, Target; "
+        f"Load({tool!r}).window(Target({refusing_url!r}, Path({str(body)!r}), 'text/plain'), 2, 1)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=30, check=False, cwd=RUN.parent
+    )
+    assert done.returncode == 1
+    assert "answers that are not 2xx" in done.stderr
