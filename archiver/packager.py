@@ -56,6 +56,8 @@ BUILT_IN_HANDLERS = frozenset(
         "vllm_handler",
     }
 )
+SERVED_HANDLERS = frozenset({"base_handler", "image_classifier"})
+"""Those of them that this version can serve; the others are packaged for TorchServe."""
 RUNTIMES = ("python", "python3", "LSP")
 FORMATS = ("default", "tgz", "no-archive", "zip-store")
 
@@ -292,6 +294,12 @@ def _directory_files(top: Path, target: Path) -> Iterator[tuple[str, Path]]:
 def _handler_file(handler: str) -> Path | None:
     """The handler's source file after it was checked; None for a built-in handler."""
     if handler in BUILT_IN_HANDLERS:
+        if handler not in SERVED_HANDLERS:
+            logger.warning(
+                "Handler %s is TorchServe's; flambeau cannot serve it yet, only %s",
+                handler,
+                ", ".join(sorted(SERVED_HANDLERS)),
+            )
         return None
     file, colon, function = handler.rpartition(":")
     if not colon or "/" in function:

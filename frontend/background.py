@@ -29,12 +29,16 @@ class StartError(FlambeauError):
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A server that serves. ``process`` is ours for as long as this process lives."""
+    """A server that serves. ``process`` is ours for as long as this process lives.
+
+    ``failed`` has a line for each archive that was to be served and is not.
+    """
 
     pid: int
     addresses: Mapping[str, str]
     log: Path
     process: subprocess.Popen[bytes]
+    failed: tuple[str, ...] = ()
 
 
 def start_detached(
@@ -69,7 +73,8 @@ def start_detached(
             _end(process)
             raise
     if "pid" in word:
-        return Ready(word["pid"], _urls(word["addresses"]), log, process)
+        failed = tuple(map(str, word.get("failed", ())))
+        return Ready(word["pid"], _urls(word["addresses"]), log, process, failed)
     _end(process)
     reason = word.get("error") or f"it ended with exit code {process.returncode}"
     tail = _tail(log, printed_before)

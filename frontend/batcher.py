@@ -117,6 +117,8 @@ class ModelQueue:
     def discard(self) -> None:
         """One queued job was settled from outside; it will be skipped."""
         self._discarded += 1
+        if not len(self):
+            self._aggregating_since = None
         # Jobs whose clients gave up must not pile up behind a worker that is stuck.
         if self._discarded > 64 and self._discarded > len(self._jobs) // 2:
             self._jobs = deque(job for job in self._jobs if not job.is_settled)
@@ -139,7 +141,11 @@ class ModelQueue:
             self._aggregating_since = None
             return None
         waiting = len(self)
-        if waiting >= self.batch_size or self.max_batch_delay <= 0 or head.must_travel_alone:
+        if (
+            waiting >= min(self.batch_size, self.capacity)
+            or self.max_batch_delay <= 0
+            or head.must_travel_alone
+        ):
             return NOW
         if self._adaptive:
             hold = self.arrivals.hold_until(waiting, running, workers)

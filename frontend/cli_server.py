@@ -127,6 +127,8 @@ def _start_in_background(flags: dict[str, object], config: Config) -> None:
     for name, url in ready.addresses.items():
         click.echo(f"  {name:<10}  {url}")
     click.echo(f"  {'log':<10}  {ready.log}")
+    for failure in ready.failed:
+        click.echo(f"Warning: not served: {failure}", err=True)
 
 
 def _stop(server: RunningServer, timeout: float, force: bool) -> None:

@@ -48,7 +48,7 @@ class Dispatcher:
         if not version.queue.offer(job, now):
             raise QueueFullError(name, requested)
         if job.deadline is not None:
-            self._agenda.alarm(job.deadline, lambda at: self._expire(version, job, at))
+            self._expect(version, job)
         self.dispatch(version, now)
 
     def abandon(self, version: Version, job: Job) -> None:
@@ -103,6 +103,10 @@ class Dispatcher:
                 self._settle(version, job, to, outcome)
         if not worker.in_flight:
             worker.move(WorkerState.READY)
+            return
+        # The next batch begins only now, and so does its time.
+        following = next(iter(worker.in_flight.values()))
+        following.deadline = now + version.spec.response_timeout
 
     def lose(self, version: Version, batches: list[Batch], exit: Exit, now: float) -> None:
         """A worker is gone with ``batches``, of which it had begun the first.
@@ -129,6 +133,15 @@ class Dispatcher:
                     again.append(job)
         version.queue.put_back(again)
 
+    def take_back(self, worker: Worker, batch: Batch) -> None:
+        """``batch`` never reached its worker: it returns to the front as if nothing happened."""
+        version = worker.slot.version
+        version.running -= len(batch.jobs)
+        waiting = [job for job in batch.jobs if not job.is_settled]
+        for job in waiting:
+            job.move(JobState.QUEUED)
+        version.queue.put_back(waiting)
+
     def refuse_waiting(self, version: Version, now: float) -> None:
         """Nobody will serve the queue any more: answer everyone in it."""
         error: FlambeauError
@@ -150,6 +163,30 @@ class Dispatcher:
         if version.wake_at == due:
             version.wake_at = None
         self.dispatch(version, now)
+
+    def _expect(self, version: Version, job: Job) -> None:
+        """Have one alarm, for the oldest unanswered job: those behind it run out of time later.
+
+        An alarm per job would keep each of them, body and all, until its time is over.
+        """
+        expected = version.expected
+        while expected and expected[0].is_settled:
+            expected.popleft()
+        expected.append(job)
+        self._watch_expected(version)
+
+    def _watch_expected(self, version: Version) -> None:
+        deadline = version.expected[0].deadline if version.expected else None
+        if deadline is not None and not version.is_expiry_watched:
+            version.is_expiry_watched = True
+            self._agenda.alarm(deadline, lambda now: self._expired(version, now))
+
+    def _expired(self, version: Version, now: float) -> None:
+        version.is_expiry_watched = False
+        expected = version.expected
+        while expected and (expected[0].is_settled or expected[0].is_expired(now)):
+            self._expire(version, expected.popleft(), now)
+        self._watch_expected(version)
 
     def _expire(self, version: Version, job: Job, now: float) -> None:
         if not job.is_settled:

@@ -144,7 +144,7 @@ class Engine:
                 self._resolve(command.job)
             elif isinstance(command, Send):
                 if not self._router.send(command.identity, command.message):
-                    self._loop.call_soon(self._violated, command.identity, "cannot be reached")
+                    self._loop.call_soon(self._undelivered, command)
             else:
                 self._run_rare(command)
         self._arm()
@@ -185,7 +185,10 @@ class Engine:
 
     def _ring(self) -> None:
         self._rings_at = NEVER
-        self._run(self._fleet.tick(now()))
+        try:
+            self._run(self._fleet.tick(now()))
+        finally:
+            self._arm()
 
     def _received(self, identity: str, message: Message) -> None:
         at = now()
@@ -209,6 +212,9 @@ class Engine:
     def _violated(self, identity: str, what: str) -> None:
         self._run(self._fleet.violated(identity, what, now()))
 
+    def _undelivered(self, send: Send) -> None:
+        self._run(self._fleet.undelivered(send.identity, send.message, now()))
+
     async def _run_worker(self, spawn: Spawn) -> None:
         """A worker process from its start to its end."""
         identity = spawn.identity
@@ -222,8 +228,11 @@ class Engine:
         logger.info("worker %s starts", identity)
         try:
             handle = await self._launcher.start(launch)
-        except OSError as error:
-            message = f"The process could not be started: {error.strerror}."
+        except Exception as error:
+            # Whatever it is: the slot must learn that nobody came.
+            logger.exception("worker %s could not be started", identity)
+            reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+            message = f"The process could not be started: {reason} (workers_python)."
             exit = Exit(identity, ExitReason.BOOT_FAILURE, message, now())
         else:
             self._handles[identity] = handle
@@ -251,10 +260,7 @@ class Engine:
             handle.terminate()
 
     def _report(self, key: VersionKey, exit: Exit) -> None:
-        asked = exit.reason is ExitReason.STOPPED
-        level = logging.INFO if asked else logging.ERROR
-        tail = "" if asked or not exit.tail else "\n  " + "\n  ".join(exit.tail[-8:])
-        logger.log(
-            level, "worker %s ended: %s: %s%s", exit.identity, exit.reason.value, exit.message, tail
-        )
+        level = logging.INFO if exit.reason is ExitReason.STOPPED else logging.ERROR
+        reason, why = exit.reason.value, exit.explanation
+        logger.log(level, "worker %s ended: %s: %s", exit.identity, reason, why)
         self._on_exit(key, exit)

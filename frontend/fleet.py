@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..worker.protocol import PROTOCOL_VERSION, Load, LoadFailed, Result, Stop
+from ..worker.protocol import PROTOCOL_VERSION, Load, LoadFailed, Result, Stop, Work
 from .commands import Agenda, Command, Kill, Notify, Report, Send, Spawn
 from .dispatcher import Dispatcher
 from .errors import NoWorkerError
@@ -34,6 +34,7 @@ from .roster import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..worker.protocol import Message
     from .jobs import Job
 
 CONNECT_TIMEOUT = 60.0
@@ -41,6 +42,8 @@ CONNECT_TIMEOUT = 60.0
 STOP_TIMEOUT = 10.0
 """Seconds from Stop to SIGTERM, and from SIGTERM to SIGKILL."""
 
+UNREACHABLE_GRACE = 1.0
+"""Seconds that a worker which hung up has to end by itself and so tell why."""
 FIRST_SLOT = 9000
 """Slots are numbered as TorchServe numbers its workers."""
 
@@ -62,6 +65,7 @@ class Fleet:
         self.workers: dict[str, Worker] = {}
         self.late_results = 0
         self._departures: dict[str, Departure] = {}
+        self._draining: dict[VersionKey, Version] = {}
         self._assign = assign
         self._jitter = jitter
         self._load_message = load_message
@@ -83,6 +87,9 @@ class Fleet:
     def tick(self, now: float) -> list[Command]:
         """Time has come for at least one alarm."""
         self._agenda.ring(now)
+        # A request that ran out of time may have been the last that a drain waited for.
+        for version in list(self._draining.values()):
+            self._finish_drain(version, now)
         return self._agenda.flush()
 
     def offered(self, key: VersionKey, job: Job, now: float) -> list[Command]:
@@ -179,6 +186,18 @@ class Fleet:
             self._lose(worker, exit, now, force=True)
         return self._agenda.flush()
 
+    def undelivered(self, identity: str, message: Message, now: float) -> list[Command]:
+        """A worker hung up before it got ``message``: its process ends, and its exit says why."""
+        worker = self.workers.get(identity)
+        if worker is None or worker.state is WorkerState.STOPPING:
+            return []
+        if isinstance(message, Work) and message.batch_id in worker.in_flight:
+            self._dispatcher.take_back(worker, worker.in_flight.pop(message.batch_id))
+        exit = Exit(identity, ExitReason.UNREACHABLE, "The worker cannot be reached.", now)
+        self._take_off(worker, exit, now)
+        self._agenda.alarm(now + UNREACHABLE_GRACE, lambda _: self._force(identity))
+        return self._agenda.flush()
+
     def exited(self, exit: Exit, now: float) -> list[Command]:
         """A worker's process ended, whoever ended it."""
         worker = self.workers.get(exit.identity)
@@ -199,7 +218,9 @@ class Fleet:
     def scale(
         self, key: VersionKey, min_workers: int, max_workers: int, now: float
     ) -> list[Command]:
-        """Want at least ``min_workers`` and at most ``max_workers``; the newest leave first.
+        """Want at least ``min_workers`` and at most ``max_workers``.
+
+        When there are too many, those that do not serve leave first, then the newest.
 
         A version that was given up is tried again.
         """
@@ -213,6 +234,7 @@ class Fleet:
             slot = Slot(version, next(self._slot_numbers), self._assign(version.spec))
             version.slots[slot.number] = slot
             self._spawn(slot, now)
+        active.sort(key=lambda slot: slot.worker is None or not slot.worker.is_ready)
         for slot in active[max_workers:][::-1]:
             self._retire(slot, now)
         if not version.has_active_slot:
@@ -226,10 +248,9 @@ class Fleet:
         What is not served at ``deadline`` is answered 503.
         """
         version = self.versions.get(key)
-        if version is None or version.state is VersionState.DRAINING:
+        if version is None:
             return []
-        version.move(VersionState.DRAINING)
-        self._agenda.command(Notify(key))
+        self._start_drain(version)
         self._agenda.alarm(deadline, lambda at: self._cut_drain(version, at))
         self._finish_drain(version, now)
         return self._agenda.flush()
@@ -237,12 +258,17 @@ class Fleet:
     def abort(self, now: float) -> list[Command]:
         """Do not wait for anybody: answer every request 503 and kill every worker."""
         for version in list(self.versions.values()):
-            if version.state is not VersionState.DRAINING:
-                version.move(VersionState.DRAINING)
+            self._start_drain(version)
             self._cut_drain(version, now, force=True)
         for identity in self._departures:
             self._agenda.command(Kill(identity, True))
         return self._agenda.flush()
+
+    def _start_drain(self, version: Version) -> None:
+        if version.state is not VersionState.DRAINING:
+            version.move(VersionState.DRAINING)
+            self._draining[version.key] = version
+            self._agenda.command(Notify(version.key))
 
     def _cut_drain(self, version: Version, now: float, *, force: bool = False) -> None:
         """The time for draining is over: whoever is not served yet is answered 503."""
@@ -267,6 +293,7 @@ class Fleet:
         if not version.slots:
             version.move(VersionState.REMOVED)
             del self.versions[version.key]
+            del self._draining[version.key]
             self._agenda.command(Notify(version.key))
 
     def _retire(self, slot: Slot, now: float) -> None:
@@ -316,11 +343,14 @@ class Fleet:
         if exit.reason is not ExitReason.STOPPED and not slot.retiring:
             slot.failing_since = now if slot.failing_since is None else slot.failing_since
             slot.crashes = 1 if was_stable else slot.crashes + 1
+            slot.died_at_work = bool(worker.in_flight)
             if not was_ready:
                 slot.boot_failures += 1
                 version.boot_failure = exit
         batches, worker.in_flight = list(worker.in_flight.values()), {}
         self._dispatcher.lose(version, batches, exit, now)
+        if not version.has_active_slot:
+            self._dispatcher.refuse_waiting(version, now)
         self._refresh(version)
         self._dispatcher.dispatch(version, now)
 
@@ -328,6 +358,8 @@ class Fleet:
         """The process has ended: complete the record, then refill the slot or give up."""
         slot, version = departure.slot, departure.slot.version
         record = replace(departure.exit, code=facts.code, tail=facts.tail)
+        if departure.exit.reason is ExitReason.UNREACHABLE:
+            record = facts
         if slot.last_exit is departure.exit:
             slot.last_exit = record
         if version.boot_failure is departure.exit:
@@ -386,8 +418,8 @@ class Fleet:
     def _spawn(self, slot: Slot, now: float) -> None:
         slot.restart_at = None
         slot.started_at = now
-        name, version = slot.version.key
-        # Numbered over the whole fleet: an identity is never used twice, whoever comes back.
+        # Short and ASCII, to be a routing id; numbered over the whole fleet, never to come back.
+        name, version = (text.encode("ascii", "replace").decode() for text in slot.version.key)
         identity = f"{name[:64]}/{version[:64]}/{slot.number}#{next(self._incarnations)}"
         worker = Worker(identity, slot, now + CONNECT_TIMEOUT)
         slot.worker = worker

@@ -53,13 +53,27 @@ class HandlerMetrics:
             try:
                 name, kind, unit, value, dimensions = sample
                 labels = tuple(
-                    (_NOT_IN_LABELS.sub("_", str(label)), str(of)) for label, of in dimensions
+                    # Lone surrogates would make every later exposition fail.
+                    (_NOT_IN_LABELS.sub("_", str(label)), _encodable(of))
+                    for label, of in dimensions
                 )
                 self._add(
-                    _NOT_IN_NAMES.sub("_", str(name)), str(kind), str(unit), float(value), labels
+                    _NOT_IN_NAMES.sub("_", str(name)),
+                    str(kind),
+                    _encodable(unit),
+                    float(value),
+                    labels,
                 )
             except (TypeError, ValueError) as error:
                 logger.debug("a handler's metric was left out: %s", error)
+
+    def forget(self, model: str) -> None:
+        """Drop the series of a model that is gone."""
+        for family in self._families.values():
+            for labels in [each for each in family.series if ("ModelName", model) in each]:
+                del family.series[labels]
+                family.counts.pop(labels, None)
+                self._series -= 1
 
     def families(self) -> Iterator[Metric]:
         """What there is now, for the Prometheus library."""
@@ -103,6 +117,10 @@ class HandlerMetrics:
                 MAX_SERIES,
             )
         return False
+
+
+def _encodable(value: object) -> str:
+    return str(value).encode(errors="replace").decode()
 
 
 def _add_histogram(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from ..worker.protocol import EXIT_CUDA_ERROR
 from .roster import Exit, ExitReason
 
 if TYPE_CHECKING:
@@ -92,7 +93,13 @@ class LocalLauncher:
         }
         # Pipes of our own: with those of asyncio, its wait() would go on for as long as a child of
         # the worker holds one open.
-        out, err = os.pipe(), os.pipe()
+        out = os.pipe()
+        try:
+            err = os.pipe()
+        except OSError:
+            os.close(out[0])
+            os.close(out[1])
+            raise
         try:
             process = await self._spawn(launch, environ, out[1], err[1])
         except BaseException:
@@ -207,7 +214,10 @@ def classify(identity: str, code: int, was_oom: bool, tail: tuple[str, ...]) -> 
     """
     reason, status = ExitReason.EXIT_CODE, 500
     message = f"The process ended by itself with exit code {code}."
-    if code < 0:
+    if code == EXIT_CUDA_ERROR:
+        reason = ExitReason.CUDA_ERROR
+        message = "A CUDA error made the worker's GPU context unusable."
+    elif code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         reason, message = ExitReason.SIGNAL, f"The process was ended by {name}."
         if -code == signal.SIGKILL:

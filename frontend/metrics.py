@@ -90,11 +90,13 @@ class _Version:
 class Metrics(Collector):
     """Counts requests, responses and worker exits, and shows them to Prometheus.
 
-    ``workers`` is asked at each scrape for (model, version, state, count).
+    ``workers`` is asked at each scrape for (model, version, state, count), and ``late_results`` for
+    how many answers came when nobody waited for them any more.
     """
 
     def __init__(self, workers: Callable[[], Iterable[tuple[str, str, str, int]]] = tuple) -> None:
         self.workers = workers
+        self.late_results: Callable[[], int] = int
         self._versions: dict[VersionKey, _Version] = {}
         self._exits: dict[tuple[str, str, str], int] = {}
         self._responses = {"2XX": 0, "4XX": 0, "5XX": 0}
@@ -150,6 +152,8 @@ class Metrics(Collector):
         self._versions.pop(key, None)
         for exit_of in [exit_of for exit_of in self._exits if exit_of[:2] == key]:
             del self._exits[exit_of]
+        if not any(model == key[0] for model, _ in self._versions):
+            self._of_handlers.forget(key[0])
 
     def exposition(self, names: Sequence[str] = ()) -> bytes:
         """Prometheus text 0.0.4; with ``names``, only the families or samples called so."""
@@ -188,6 +192,11 @@ class Metrics(Collector):
         for exit_of, count in self._exits.items():
             exits.add_metric(exit_of, count)
         yield exits
+        yield CounterMetricFamily(
+            "flambeau_late_results_total",
+            "Answers of workers that nobody waited for any more",
+            value=self.late_results(),
+        )
         yield from self._of_handlers.families()
 
     def _torchserve_families(self) -> Iterator[Metric]:

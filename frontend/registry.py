@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from .. import FlambeauError
 from ..model_store.errors import InvalidModelError
 from ..model_store.store import default_model_name
 from .describe import Record, describe_version
@@ -43,7 +45,7 @@ __all__ = ["Registration", "Registry", "Reply"]
 
 logger = logging.getLogger("flambeau.registry")
 
-MAX_WORKERS = 1024
+MAX_WORKERS = max(64, 16 * (os.cpu_count() or 1))
 """Workers that one version may be asked to have: a slip of the finger must not fill the machine."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -91,20 +93,28 @@ class Registry:
             raise UnknownVersionError(name, version)
         return (name, version)
 
-    async def load_startup_models(self) -> None:
-        """Load what the configuration names; one that fails is logged and left out."""
+    async def load_startup_models(self) -> list[str]:
+        """Load what the configuration names; one that fails is logged and left out.
+
+        Returns a line for each archive that is not served.
+        """
         wanted = self._config.load_models
         if self._config.loads_all_models and self._store is not None:
             wanted = tuple((None, url) for url in self._store.archives())
-        await asyncio.gather(*(self._load_startup_model(name, url) for name, url in wanted))
+        failures = await asyncio.gather(
+            *(self._load_startup_model(name, url) for name, url in wanted)
+        )
+        return [failure for failure in failures if failure is not None]
 
-    async def _load_startup_model(self, name: str | None, url: str) -> None:
+    async def _load_startup_model(self, name: str | None, url: str) -> str | None:
         try:
             await self._register(Registration(url, model_name=name), at_startup=True)
         except Exception as error:
             # One archive must not keep the others from being served, whatever is wrong with it.
-            unexpected = not hasattr(error, "message")
+            unexpected = not isinstance(error, FlambeauError)
             logger.error("Failed to load model: %s: %s", url, error, exc_info=unexpected)
+            return f"{url}: {error}"
+        return None
 
     async def register(self, registration: Registration) -> Reply:
         """Register a version and start its initial workers.
@@ -122,7 +132,7 @@ class Registry:
         try:
             record = self._make_record(registration, stored, at_startup)
             minimum, maximum = self._workers(registration, record)
-            _refuse_too_many("initial_workers", minimum)
+            _refuse_too_many(minimum)
             self._insert(record)
         except BaseException:
             await asyncio.to_thread(self._store.release, stored)
@@ -138,8 +148,9 @@ class Registry:
         if not registration.synchronous:
             return Reply(202, "Processing worker updates...")
         failure = await self._started(record.spec, record.spec.startup_timeout + 60.0)
-        if failure is not None and not at_startup:
-            await self._remove(record, timeout=0.0)
+        if failure is not None:
+            if not at_startup:
+                await self._remove(record, timeout=0.0)
             raise _start_error(record.spec, version, failure)
         self._refuse_if_draining(record.spec.key)
         current = self._engine.version(record.spec.key)
@@ -165,7 +176,7 @@ class Registry:
         key = self.resolve(name, version)
         spec = self._records[name][key[1]].spec
         self._refuse_if_draining(key)
-        _refuse_too_many("min_worker", min_worker)
+        _refuse_too_many(min_worker)
         self._engine.scale(key, min_worker, maximum)
         if not synchronous:
             return Reply(202, "Processing worker updates...")
@@ -338,11 +349,15 @@ class Registry:
         return gone
 
 
-def _refuse_too_many(parameter: str, workers: int) -> None:
+def _refuse_too_many(workers: int) -> None:
     if workers > MAX_WORKERS:
-        raise BadRequestError(f"Parameter {parameter} must be at most {MAX_WORKERS}.")
+        raise BadRequestError(
+            f"{workers} workers are more than the {MAX_WORKERS} that this machine starts for one "
+            "version. Lower min_worker or initial_workers, or minWorkers in the archive's "
+            "configuration."
+        )
 
 
 def _start_error(spec: VersionSpec, version: str | None, failure: Exit) -> WorkerStartError:
     message = f"Failed to start workers for model {spec.key[0]} version: {version or 'null'}"
-    return WorkerStartError(f"{message}: {failure.message}", failure.status)
+    return WorkerStartError(f"{message}: {failure.explanation}", failure.status)

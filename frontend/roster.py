@@ -21,16 +21,20 @@ from .lifecycle import (
 )
 
 if TYPE_CHECKING:
-    from .jobs import Batch
+    from .jobs import Batch, Job
 
 STABLE_AFTER = 30.0
 """Seconds of readiness after which a worker's earlier crashes are forgotten."""
 BACK_OFF_CAP = 30.0
 """Longest pause before a restart, in seconds."""
+AT_WORK_CAP = 1.0
+"""Longest pause after a worker that died at work: an input did that, and others wait."""
 BOOT_ATTEMPTS = 3
 """Failed starts in a row after which a version without a ready worker is given up."""
 PREFETCH_BELOW = 0.05
-"""Handler time, in seconds, up to which a worker is sent a batch while it works on another."""
+"""Handler time, in seconds, up to which a lone worker is sent a batch while it works on another."""
+PREFETCH_BESIDE_OTHERS_BELOW = 0.005
+"""The same where there are several: what waits at one of them cannot go to another that is free."""
 PREFETCHED_WORK = 0.001
 """Seconds of work that may wait at a worker with a very fast handler."""
 
@@ -45,9 +49,11 @@ class ExitReason(enum.Enum):
     EXIT_CODE = "exit_code"
     SIGNAL = "signal"
     OOM_KILL = "oom_kill"
+    CUDA_ERROR = "cuda_error"
     RESPONSE_TIMEOUT = "response_timeout"
     STARTUP_TIMEOUT = "startup_timeout"
     PROTOCOL_VIOLATION = "protocol_violation"
+    UNREACHABLE = "unreachable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,14 @@ class Exit:
     code: int | None = None
     status: int = 500
     tail: tuple[str, ...] = ()
+
+    @property
+    def explanation(self) -> str:
+        """The message; where that has only the exit code to tell, the process's last words too."""
+        words = [line.strip() for line in self.tail if line.strip()]
+        if self.reason not in (ExitReason.EXIT_CODE, ExitReason.SIGNAL) or not words:
+            return self.message
+        return f"{self.message} Its last words: {words[-1]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +136,19 @@ class Worker(Lifecycle[WorkerState]):
     def is_ready(self) -> bool:
         return self.state in (WorkerState.READY, WorkerState.BUSY)
 
+    @property
+    def has_suspect(self) -> bool:
+        """It works on a request that has been in a lost batch; those are sent to idle workers."""
+        first = next(iter(self.in_flight.values()), None)
+        return first is not None and first.jobs[0].losses > 0
+
     def is_stable(self, now: float) -> bool:
         return self.ready_at is not None and now - self.ready_at >= STABLE_AFTER
 
     def overdue_at(self) -> float | None:
         """When it has run out of time for what it is doing, if that can happen."""
         if self.in_flight:
-            return min(batch.deadline for batch in self.in_flight.values())
+            return next(iter(self.in_flight.values())).deadline
         return None if self.is_ready else self.patience
 
     def overdue_exit(self, now: float) -> Exit:
@@ -139,6 +159,9 @@ class Worker(Lifecycle[WorkerState]):
         elif self.is_ready:
             reason = ExitReason.RESPONSE_TIMEOUT
             message = f"The handler took longer than {spec.response_timeout:g} s (responseTimeout)."
+        elif self.state is WorkerState.SPAWNED:
+            reason = ExitReason.STARTUP_TIMEOUT
+            message = "The process did not report for work in time."
         else:
             reason = ExitReason.STARTUP_TIMEOUT
             message = f"The model was not loaded in {spec.startup_timeout:g} s (startupTimeout)."
@@ -156,6 +179,7 @@ class Slot:
     restarts: int = 0
     crashes: int = 0
     boot_failures: int = 0
+    died_at_work: bool = False
     failing_since: float | None = None
     restart_at: float | None = None
     started_at: float = 0.0
@@ -167,7 +191,8 @@ class Slot:
         failures = max(self.crashes, self.boot_failures)
         if failures <= 1 and not self.boot_failures:
             return 0.0
-        return min(BACK_OFF_CAP, 0.25 * 2.0**failures) * jitter
+        cap = AT_WORK_CAP if self.died_at_work else BACK_OFF_CAP
+        return min(cap, 0.25 * 2.0 ** min(failures, 16)) * jitter
 
     def is_within_retry_window(self, now: float) -> bool:
         """TorchServe's idea of a healthy worker: up, or not down for too long yet."""
@@ -181,10 +206,11 @@ class Version(Lifecycle[VersionState]):
 
     __slots__ = (
         "boot_failure",
-        "drain_deadline",
+        "expected",
         "failure",
         "free",
         "handler_seconds",
+        "is_expiry_watched",
         "key",
         "max_workers",
         "min_workers",
@@ -218,7 +244,9 @@ class Version(Lifecycle[VersionState]):
         """Why the version was given up."""
         self.boot_failure: Exit | None = None
         """The last failed start since somebody asked for workers."""
-        self.drain_deadline: float | None = None
+        self.expected: deque[Job] = deque()
+        """Jobs with a deadline, the oldest first."""
+        self.is_expiry_watched = False
         self.wake_at: float | None = None
 
     @property
@@ -259,16 +287,23 @@ class Version(Lifecycle[VersionState]):
         """A busy worker that had better have its next batch already when it is done with this one.
 
         That hides the way to the worker and back, which a fast handler would spend idle. It is
-        done with full batches only: a smaller one might still grow while it waits here.
+        done with full batches only: a smaller one might still grow while it waits here. A request
+        that has been in a lost batch shares its worker with no other batch: when a worker dies, an
+        answer that it had just given may die with it, and that must not count against the same
+        request twice.
         """
         seconds = self.handler_seconds
-        if seconds is None or seconds > PREFETCH_BELOW or len(self.queue) < self.queue.batch_size:
+        head = self.queue.head()
+        if head is None or head.must_travel_alone or not self.spec.lost_retries:
+            return None
+        limit = PREFETCH_BELOW if len(self.slots) == 1 else PREFETCH_BESIDE_OTHERS_BELOW
+        if seconds is None or seconds > limit or len(self.queue) < self.queue.batch_size:
             return None
         depth = max(2, int(PREFETCHED_WORK / max(seconds, 1e-6)))
         best: Worker | None = None
         for slot in self.slots.values():
             worker = slot.worker
-            if worker is None or slot.retiring or not worker.is_ready:
+            if worker is None or slot.retiring or not worker.is_ready or worker.has_suspect:
                 continue
             room = min(depth, worker.credits) - len(worker.in_flight)
             if room > 0 and (best is None or len(worker.in_flight) < len(best.in_flight)):

@@ -44,7 +44,8 @@ def run(config: Config, ready_fd: int | None = None) -> int:
     """Serve until SIGTERM or SIGINT; the process's exit code.
 
     When the models of the configuration are there, one JSON line is written to ``ready_fd``: with
-    ``pid`` and ``addresses``, or with ``error`` if the server cannot start.
+    ``pid``, ``addresses`` and the archives that ``failed``, or with ``error`` if the server cannot
+    start.
     """
     logging.basicConfig(level=config.log_level, format=_FORMAT, stream=sys.stderr)
     for warning in config.warnings:
@@ -87,6 +88,7 @@ class Server:
         self._engine = self._make_engine()
         self._registry = self._make_registry()
         self._metrics.workers = self._count_workers
+        self._metrics.late_results = lambda: self._fleet.late_results
 
     async def run(self) -> None:
         """Serve until told to stop. Raises ConfigError if it cannot listen."""
@@ -117,7 +119,7 @@ class Server:
             logger.info("flambeau has stopped")
 
     async def _load_models(self, listeners: Listeners) -> None:
-        await self._registry.load_startup_models()
+        failed = await self._registry.load_startup_models()
         if self._life.state is ServerState.STARTING:
             self._life.move(ServerState.SERVING)
         # What lives now lives for good: the collector need not look at it again and again. What a
@@ -128,7 +130,7 @@ class Server:
         addresses = {
             name: f"http://{host}:{port}" for name, (host, port) in listeners.addresses.items()
         }
-        _tell(self._ready_fd, {"pid": os.getpid(), "addresses": addresses})
+        _tell(self._ready_fd, {"pid": os.getpid(), "addresses": addresses, "failed": failed})
         logger.info("flambeau is ready")
 
     async def _drain(self) -> None:

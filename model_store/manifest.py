@@ -44,7 +44,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _NAME_ALLOWED = (
     "letters, digits, '.', '_' and '-', at most 128 of them, with a letter or digit first"
 )
-_VERSION_ALLOWED = "at most 128 printable characters without slashes, such as '1.0'"
+_VERSION_ALLOWED = "at most 128 printable characters without slashes, such as '1.0', and not 'all'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ def _model_version(model: Mapping[str, object]) -> str:
     version = _text_or_none(model, "modelVersion")
     if version is None:
         raise InvalidModelError("Model version is not defined.")
-    fits = len(version) <= 128 and version.isprintable() and version not in (".", "..")
+    fits = len(version) <= 128 and version.isprintable() and version not in (".", "..", "all")
     if not fits or "/" in version or "\\" in version:
         raise refusal(MANIFEST_PATH, "modelVersion", version, _VERSION_ALLOWED)
     return version

@@ -55,14 +55,17 @@ class _Rule:
     read: Callable[[object], object]
 
 
-def _whole_number(minimum: int, *, zero_is_unset: bool = False) -> _Rule:
+def _whole_number(
+    minimum: int, maximum: int | None = None, *, zero_is_unset: bool = False
+) -> _Rule:
     def read(value: object) -> int | None:
         # bool is an int to Python, but `batchSize: yes` is a mistake.
-        if type(value) is not int or not minimum <= value <= _MAX_INT:
+        if type(value) is not int or not minimum <= value <= (maximum or _MAX_INT):
             raise ValueError
         return None if zero_is_unset and value == 0 else value
 
-    return _Rule(f"a whole number of at least {minimum}", read)
+    words = f"a whole number of at least {minimum}"
+    return _Rule(words if maximum is None else f"a whole number from {minimum} to {maximum}", read)
 
 
 def _one_of(*names: str) -> _Rule:
@@ -138,7 +141,7 @@ class ModelConfig:
     client_timeout_in_mills: int | None = _key("clientTimeoutInMills", _whole_number(0))
     max_retry_timeout_in_sec: int | None = _key("maxRetryTimeoutInSec", _whole_number(0))
     batching: str | None = _key("batching", _one_of("adaptive", "fixed"))
-    retry_lost_batch: int | None = _key("retryLostBatch", _whole_number(0))
+    retry_lost_batch: int | None = _key("retryLostBatch", _whole_number(0, 10))
     parallel_type: str | None = _key("parallelType", _parallel_type())
     parallel_level: int | None = _key("parallelLevel", _whole_number(0))
     torchrun: TorchrunConfig | None = field(

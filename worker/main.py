@@ -1,6 +1,7 @@
 """A worker's life: say hello, load the model, answer batches until told to stop.
 
-Exit codes: 0 after Stop, 1 when the model could not be loaded or the frontend made no sense.
+Exit codes: 0 after Stop, 1 when the model could not be loaded or the frontend made no sense,
+EXIT_CUDA_ERROR when the GPU context is beyond use.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from .link import Link, die_with_parent
 from .loader import load_entry_point
 from .metrics import Metrics
 from .protocol import (
+    EXIT_CUDA_ERROR,
     PROTOCOL_VERSION,
+    Answer,
     Bye,
     Hello,
     Load,
     Loaded,
     LoadFailed,
     ProtocolError,
+    Result,
     Stop,
     Work,
 )
@@ -78,12 +82,25 @@ def _serve(link: Link) -> int:
     while True:
         message = link.receive()
         if isinstance(message, Work):
-            link.send(service.run(message))
+            _answer(link, service, message)
+            if service.is_spoilt:
+                return EXIT_CUDA_ERROR
         elif isinstance(message, Stop):
             link.send(Bye())
             return 0
         else:
             raise ProtocolError(f"unexpected {type(message).__name__}")
+
+
+def _answer(link: Link, service: Service, work: Work) -> None:
+    result = service.run(work)
+    try:
+        link.send(result)
+    except (TypeError, ValueError, OverflowError):
+        # A header or a metric of the handler's that cannot be written down; nothing is sent yet.
+        logger.exception("The answer to batch %d cannot be sent", work.batch_id)
+        failure = Answer(503, None, [], b"Invalid model predict output", True)
+        link.send(Result(work.batch_id, result.handler_seconds, [failure] * len(work.requests)))
 
 
 def _load(load: Load) -> Service:

@@ -33,6 +33,9 @@ PROTOCOL_VERSION = (1, 0)
 INLINE_LIMIT = 16 * 1024
 """Bodies up to this many bytes travel inside the header: one frame costs more than the copy."""
 
+EXIT_CUDA_ERROR = 86
+"""Exit code of a worker that cannot go on because of its GPU."""
+
 Body = bytes | bytearray | memoryview
 Frame = bytes | bytearray | memoryview
 

@@ -39,6 +39,8 @@ class Service:
         self._entry_point = entry_point
         self._context = context
         self._decode_input = decode_input
+        self.is_spoilt = False
+        """A CUDA error other than a lack of memory has left the GPU context unusable for good."""
 
     def run(self, work: Work) -> Result:
         """The answers of one batch, in order. Handler errors become answers; nothing is raised,
@@ -53,6 +55,8 @@ class Service:
         try:
             returned = self._entry_point(data, self._context)
         except Exception as error:
+            words = _words(error)
+            self.is_spoilt = "CUDA error" in words and "out of memory" not in words
             answers = [_failure(error)] * len(requests)
             logger.exception("Prediction failed for request %s", ", ".join(ids))
         else:
@@ -88,15 +92,15 @@ class Service:
             return _failure(item)
         try:
             body = serialise(item)
+            status, phrase = self._context.get_response_status(index)
+            headers = list(self._context.get_response_headers(index).items())
         except Exception as error:
-            # Whatever a handler's object does while it is written down concerns its client only.
+            # Whatever a handler's objects do while they are read concerns its client only.
             logger.exception("Unsupported model output for request %s", request_id)
             failure = _failure(error)
             if failure.status == 507:
                 return failure
             return _error(503, "Unsupported model output data type.")
-        status, phrase = self._context.get_response_status(index)
-        headers = list(self._context.get_response_headers(index).items())
         # An empty phrase is TorchServe's: the status line ends after the code.
         return Answer(status, phrase or "", headers, body)
 

@@ -176,7 +176,9 @@ class InferenceAPI:
             _check(outcome)
         except FlambeauError as error:
             outcome = Outcome(status=error.status, error=error)
-        self._metrics.observe(key, version, outcome, self._clock() - started)
+        # A version that is gone meanwhile must not leave series behind for ever.
+        if self._engine.version(key) is not None:
+            self._metrics.observe(key, version, outcome, self._clock() - started)
         if outcome.error is not None:
             raise outcome.error
 

@@ -27,7 +27,7 @@ MAX_COUNT = 2**31 - 1
 MAX_PAGE = 100
 RUNTIMES = ("python", "python3", "LSP")
 
-_INTEGER = re.compile(r"[+-]?[0-9]{1,10}")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
 _Result = TypeVar("_Result")
 
 logger = logging.getLogger(__name__)

@@ -177,3 +177,18 @@ def test_jobs_whose_client_left_are_skipped_and_do_not_pile_up():
     assert queue.take() == [jobs[-1]]
     assert queue.head() is None
     assert len(queue) == 0
+
+
+def test_a_queue_shorter_than_a_batch_is_full_enough():
+    queue = make_queue(8, adaptive=False, capacity=3)
+    fill(queue, 3)
+    assert queue.due(0.0, 0, 1) == NOW
+
+
+def test_fixed_starts_anew_after_the_only_one_left_unseen():
+    queue = make_queue(adaptive=False, delay=1.0)
+    (job,) = fill(queue, 1)
+    assert queue.due(0.0, 0, 1) == 1.0
+    discard(queue, job)
+    fill(queue, 1, at=60.0)
+    assert queue.due(60.0, 0, 1) == 61.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from fleet_driver import KEY, Driver
 
@@ -420,3 +422,156 @@ def test_a_batch_that_was_not_begun_is_no_suspect_when_its_worker_dies():
         driver.answer(driver.busy()[0])
     assert {job.state for job in driver.offered} == {JobState.DONE}
     driver.check_invariants()
+
+
+def test_a_worker_that_fails_for_days_is_still_restarted(one: Driver):
+    slot = next(iter(one.version.slots.values()))
+    slot.crashes = 5000
+    one.exit(only_worker(one))
+    assert slot.restart_at is not None
+    one.tick(BACK_OFF_CAP + 1)
+    assert only_worker(one)
+
+
+def test_answered_requests_are_not_kept_until_their_clients_patience_ends():
+    driver = Driver(client_timeout=60.0)
+    driver.scale(1)
+    driver.boot_all()
+    worker = only_worker(driver)
+    for _ in range(500):
+        driver.offer()
+        driver.answer(worker)
+    assert len(driver.version.expected) <= 1
+    assert len(driver.fleet._agenda._alarms) < 10
+    late = driver.offer()
+    driver.tick(60.0)
+    assert late.outcome.status == 504
+
+
+def test_a_drain_ends_when_the_last_request_runs_out_of_time():
+    driver = Driver(client_timeout=2.0)
+    driver.scale(1)
+    waiting = driver.offer()
+    driver.run(driver.fleet.drain(KEY, driver.now + 120, driver.now))
+    driver.tick(2.1)
+    assert waiting.outcome.status == 504
+    for identity in list(driver.processes):
+        driver.exit(identity, code=-15)
+    assert driver.fleet.is_empty
+
+
+def test_a_second_drain_may_shorten_the_first(one: Driver):
+    running = one.offer()
+    one.run(one.fleet.drain(KEY, one.now + 120, one.now))
+    one.run(one.fleet.drain(KEY, one.now + 5, one.now))
+    one.tick(5.1)
+    assert running.outcome.status == 503
+
+
+def test_a_request_that_could_not_be_delivered_is_not_lost_with_its_worker():
+    driver = Driver(batch_size=1, max_batch_delay=0.0, lost_retries=0)
+    driver.scale(1)
+    driver.boot_all()
+    worker = only_worker(driver)
+    job = driver.offer()
+    message = driver.work[worker].pop()
+    driver.run(driver.fleet.undelivered(worker, message, driver.now))
+    assert (job.state, job.losses) == (JobState.QUEUED, 0)
+    driver.exit(worker, code=-9, reason=ExitReason.SIGNAL)
+    assert driver.reports[-1].reason is ExitReason.SIGNAL
+    driver.boot_all()
+    driver.answer(only_worker(driver))
+    assert job.state is JobState.DONE
+
+
+def test_a_worker_that_hung_up_and_lives_on_is_killed(one: Driver):
+    worker = only_worker(one)
+    one.offer()
+    one.run(one.fleet.undelivered(worker, one.work[worker].pop(), one.now))
+    one.tick(1.1)
+    assert one.killed == [(worker, True)]
+
+
+def test_a_batch_that_waited_at_its_worker_has_its_own_response_time():
+    driver = Driver(batch_size=1, max_batch_delay=0.0, response_timeout=2.0)
+    driver.handler_seconds = 0.0001
+    driver.scale(1)
+    driver.boot_all(credits=8)
+    worker = only_worker(driver)
+    driver.offer()
+    driver.answer(worker)
+    driver.offer()
+    driver.offer()
+    driver.tick(1.9)
+    driver.answer(worker)
+    driver.tick(0.2)
+    assert not driver.killed
+    driver.tick(1.9)
+    assert driver.killed == [(worker, True)]
+
+
+def test_scaling_down_keeps_the_worker_that_serves(one: Driver):
+    serving = only_worker(one)
+    first = next(iter(one.version.slots.values()))
+    one.scale(2)
+    one.exit(serving)
+    one.boot_all()
+    broken = max(one.fleet.workers, key=lambda i: one.fleet.workers[i].slot is first)
+    one.exit(broken, code=1)
+    assert first.worker is None
+    one.scale(1)
+    assert [slot.worker.is_ready for slot in one.version.active_slots] == [True]
+
+
+def test_a_process_with_a_name_beyond_ascii_gets_a_short_identity():
+    driver = Driver()
+    driver.fleet.add(replace(driver.spec, key=("m", "\U0001f600" * 100)))
+    driver.run(driver.fleet.scale(("m", "\U0001f600" * 100), 1, 1, driver.now))
+    assert all(len(identity.encode()) < 200 for identity in driver.fleet.workers)
+
+
+def test_an_answer_that_died_with_the_next_input_is_given_on_the_second_try():
+    """The worker's last answer may be lost with it; the input after it is the culprit."""
+    driver = Driver(batch_size=1, max_batch_delay=0.0)
+    driver.handler_seconds = 0.0001
+    driver.scale(1)
+    driver.boot_all(credits=8)
+    driver.offer()
+    driver.answer(only_worker(driver))
+    innocent, poison = driver.offer(), driver.offer()
+    assert len(driver.work[only_worker(driver)]) == 2
+    for _ in range(6):
+        driver.exit(only_worker(driver)) if driver.fleet.workers else driver.tick(31.0)
+        driver.boot_all(credits=8)
+        if driver.busy() and innocent in driver.work[driver.busy()[0]][0].requests:
+            assert len(driver.work[driver.busy()[0]]) == 1, "a suspect travels alone"
+            driver.answer(driver.busy()[0])
+    assert innocent.state is JobState.DONE
+    assert poison.state is JobState.FAILED
+
+
+def test_nothing_is_sent_ahead_when_lost_requests_are_not_retried():
+    driver = Driver(batch_size=1, max_batch_delay=0.0, lost_retries=0)
+    driver.handler_seconds = 0.0001
+    driver.scale(1)
+    driver.boot_all(credits=8)
+    driver.offer()
+    driver.answer(only_worker(driver))
+    driver.offer()
+    driver.offer()
+    assert len(driver.work[only_worker(driver)]) == 1
+
+
+def test_inputs_that_kill_workers_do_not_keep_the_model_down(one: Driver):
+    slot = next(iter(one.version.slots.values()))
+    for _ in range(8):
+        one.offer()
+        one.exit(only_worker(one))
+        pause = 0.0 if slot.restart_at is None else slot.restart_at - one.now
+        assert pause <= 1.0
+        one.tick(pause)
+        one.boot_all()
+        while one.busy():
+            one.exit(one.busy()[0])
+            one.tick(1.1)
+            one.boot_all()

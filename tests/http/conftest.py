@@ -40,6 +40,7 @@ class FakeEngine:
     held: bool = False
     jobs: list[tuple[tuple[str, str], Job]] = field(default_factory=list)
     abandoned: list[Job] = field(default_factory=list)
+    gone: set[tuple[str, str]] = field(default_factory=set)
 
     def predict(self, key: tuple[str, str], job: Job) -> asyncio.Future[Outcome]:
         self.jobs.append((key, job))
@@ -50,6 +51,9 @@ class FakeEngine:
 
     def abandon(self, key: tuple[str, str], job: Job) -> None:
         self.abandoned.append(job)
+
+    def version(self, key: tuple[str, str]) -> object | None:
+        return None if key in self.gone else object()
 
     @property
     def job(self) -> Job:

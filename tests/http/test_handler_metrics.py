@@ -69,3 +69,16 @@ def test_a_runaway_label_does_not_fill_the_memory(caplog):
         metrics.record_samples([["n", "gauge", "unit", 1, [["user", number]]]])
     assert len(lines(metrics, "n{")) == MAX_SERIES
     assert len(caplog.records) == 1
+
+
+def test_what_a_client_can_put_into_a_label_never_breaks_the_exposition():
+    metrics = Metrics()
+    metrics.record_samples([["n", "gauge", "un\udc80it", 1, [["user", "\udc80\ud800"]]]])
+    assert lines(metrics, "n{")[0].endswith('user="??"} 1.0')
+
+
+def test_the_series_of_a_model_that_is_gone_are_dropped():
+    metrics = Metrics()
+    metrics.record_samples([["n", "gauge", "unit", 1, DIMENSIONS]])
+    metrics.forget(("m", "1.0"))
+    assert not lines(metrics, "n{")

@@ -252,3 +252,9 @@ def test_a_request_whose_client_left_is_not_counted_as_answered(house, wait_for)
         wait_for(lambda: house.engine.jobs, "the job")
     wait_for(lambda: house.engine.abandoned, "the abandoned job")
     assert b"flambeau_requests_total{" not in house.metrics.exposition()
+
+
+def test_late_results_are_counted():
+    metrics = Metrics()
+    metrics.late_results = lambda: 3
+    assert Scrape(metrics)("flambeau_late_results_total") == 3

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from real_server import RealServer, in_background
+from real_server import RealServer, in_background, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,7 +131,7 @@ def test_an_answer_is_what_the_handler_returned(
     [
         ("raise ValueError('secret /etc/passwd')", 503, "Prediction failed"),
         ("raise MemoryError", 507, "Out of resources"),
-        ("raise RuntimeError('CUDA error: device-side assert')", 507, "Out of resources"),
+        ("raise RuntimeError('CUDA out of memory. Tried')", 507, "Out of resources"),
         ("raise PredictionException('Not today', 429)", 429, "Not today"),
         ("raise PredictionException('Just so')", 500, "Just so"),
         ("raise PredictionException('Too long', 413)", 507, "Too long"),
@@ -341,3 +341,43 @@ def test_a_body_of_twenty_megabytes_makes_the_round_trip(
     answer = server.request("POST", "/predictions/mirror", body)
     assert answer.body == body
     assert server.request("POST", "/predictions/mirror", body + b"x").status == 413
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "context.set_response_header(0, 'x-copied', chr(0xd800))\nreturn ['x']",
+        "context.metrics.add_metric('n', 1, unit=object())\nreturn ['x']",
+        "context.metrics.add_counter(chr(0xd800), 1)\nreturn ['x']",
+        "context.request_processor = []\nreturn ['x']",
+    ],
+)
+def test_what_cannot_be_sent_fails_the_request_and_not_the_worker(
+    served: RealServer, source: str
+) -> None:
+    before = served.describe("free")["workers"]
+    assert run(served, source).status in (200, 503)
+    assert run(served, "return ['fine']").status == 200
+    after = served.describe("free")["workers"]
+    assert [each["pid"] for each in after] == [each["pid"] for each in before]
+
+
+def test_labels_from_clients_never_break_the_metrics(served: RealServer) -> None:
+    source = (
+        "from flambeau.worker.metrics import Dimension\n"
+        "context.metrics.add_counter('copied', 1, dimensions=[Dimension('who', chr(0xdc80))])\n"
+        "return ['x']"
+    )
+    run(served, source)
+    assert served.request("GET", "/metrics", listener="metrics").status == 200
+
+
+def test_a_cuda_error_replaces_the_worker_after_its_answer(served: RealServer) -> None:
+    answer = run(served, "raise RuntimeError('CUDA error: device-side assert triggered')")
+    assert (answer.status, answer.message) == (507, "Out of resources")
+    wait_for(
+        lambda: "cuda_error" in str(served.describe("free")["workers"][0].get("lastExit")),
+        5.0,
+        "the worker to be replaced",
+    )
+    assert run(served, "return ['fine']").status == 200

@@ -293,3 +293,20 @@ def test_a_closed_router_ignores_what_is_still_scheduled(bench: Callable[..., No
         assert len(bench.messages) == 1
 
     bench(test)
+
+
+def test_a_bug_in_handling_one_message_does_not_stop_the_reading(
+    bench: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(bench: Bench) -> None:
+        def stumble(identity: str, message: Message) -> None:
+            raise RuntimeError("a bug")
+
+        bench.on_message = stumble
+        worker = bench.worker("m")
+        for _ in range(5):
+            worker.send_multipart(encode(Hello(1, 0, 1)))
+        await bench.until(lambda: len(bench.messages) == 5, "all five messages")
+
+    bench(test)
+    assert len(caplog.records) == 5
