@@ -197,7 +197,8 @@ def test_commands_in_examples_exist_with_their_options(name):
         )
         assert known is not None, f"there is no such command: {shlex.join(words)}"
         command = COMMANDS[known]
-        parser = command.make_parser(click.Context(command, info_name=known))
+        settings = command.context_settings  # its names for --help are remembered by the command
+        parser = command.make_parser(click.Context(command, info_name=known, **settings))
         parser.parse_args(words[len(known.split()) :])
 
 
