@@ -22,7 +22,8 @@ LAYERS = [
     "model_store.archive frontend.roster frontend.config frontend.devices frontend.runstate",
     "model_store.store frontend.commands frontend.precedence frontend.launcher frontend.describe",
     "handlers archiver.writers worker.loader worker.service worker.link frontend.dispatcher",
-    "archiver.packager worker.main frontend.fleet frontend.router frontend.metrics",
+    "archiver.packager worker.main frontend.crew frontend.router frontend.metrics",
+    "frontend.fleet",
     "archiver.cli worker.__main__ frontend.engine frontend.background frontend.cli_client",
     "frontend.registry",
     "frontend.http",
@@ -37,7 +38,7 @@ LAYERS = [
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
 # Within these packages modules may import each other, without cycles.
 PACKAGES = ("handlers", "frontend.http")
-PURE = ("jobs", "lifecycle", "batcher", "roster", "commands", "dispatcher", "fleet")
+PURE = ("jobs", "lifecycle", "batcher", "roster", "commands", "dispatcher", "crew", "fleet")
 IMPURE = {"asyncio", "zmq", "aiohttp", "time", "socket", "subprocess", "threading", "os"}
 
 

@@ -7,6 +7,7 @@ EXIT_CUDA_ERROR when the GPU context is beyond use.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -78,6 +79,9 @@ def _serve(link: Link) -> int:
         # Stay until the frontend has read the reason and ends this process.
         link.receive(_FAREWELL)
         return 1
+    # The model and its libraries stay: the collector need not look through them time and again.
+    gc.collect()
+    gc.freeze()
     link.send(Loaded(CREDITS, time.perf_counter() - started))
     while True:
         message = link.receive()

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from fleet_driver import KEY, Driver
 
+from flambeau.frontend.crew import STOP_TIMEOUT
 from flambeau.frontend.errors import (
     DrainingError,
     ModelFailedError,
     NoWorkerError,
     QueueFullError,
 )
-from flambeau.frontend.fleet import STOP_TIMEOUT
 from flambeau.frontend.jobs import JobState
 from flambeau.frontend.lifecycle import VersionState
 from flambeau.frontend.roster import BACK_OFF_CAP, ExitReason
