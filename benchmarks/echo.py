@@ -14,12 +14,14 @@ from served import call
 from wire import Wire, WireWindow, wire
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from load import Load, Window
     from served import Served
 
 CONNECTIONS = (1, 8, 32)
+TORCHSERVE_CONNECTIONS = (1, 32)
 JSON = "application/json"
 SETTLE = 0.2
 """Seconds between windows: what the last one left behind is finished then."""
@@ -27,45 +29,72 @@ SETTLE = 0.2
 
 @dataclass
 class EchoResult:
-    """The windows of all rounds, in order."""
+    """The windows of all rounds, in order. ``torchserve`` is empty if it was not measured."""
 
-    flambeau: dict[int, list[Window]] = field(default_factory=lambda: _by_connections())
-    constant: dict[int, list[Window]] = field(default_factory=lambda: _by_connections())
+    flambeau: dict[int, list[Window]] = field(default_factory=dict)
+    constant: dict[int, list[Window]] = field(default_factory=dict)
+    torchserve: dict[int, list[Window]] = field(default_factory=dict)
     wire: list[WireWindow] = field(default_factory=list)
 
 
-def _by_connections() -> dict[int, list[Window]]:
-    return {connections: [] for connections in CONNECTIONS}
+@dataclass(frozen=True)
+class Servers:
+    """Whom the load goes to in turn. ``pids``: flambeau's processes, whose CPU time is read."""
+
+    flambeau: Target
+    constant: Target
+    torchserve: Target | None
+    pids: Mapping[str, int]
 
 
 def measure_echo(
-    served: Served, document: Path, folder: Path, load: Load, rounds: int, seconds: float
+    served: Served,
+    document: Path,
+    folder: Path,
+    load: Load,
+    rounds: int,
+    seconds: float,
+    torchserve: Target | None = None,
 ) -> EchoResult:
-    """In each round, at each number of connections, flambeau and the bare server in turn."""
+    """In each round, at each number of connections, one server after the other.
+
+    ``torchserve`` is TorchServe's echo model, warm, if it is to be measured as well.
+    """
     result = EchoResult()
-    target = served.target("echo", document, JSON)
-    check_echo(target)
     pids = {"frontend": served.pid, "worker": served.worker("echo")}
     with companion("constant_server.py") as constant, wire(folder) as between:
         port = constant.hear(30)["port"]
-        bare = Target(f"http://127.0.0.1:{port}/", document, JSON)
-        call("POST", bare.url, document.read_bytes(), JSON)
-        _warm_up(load, target, bare, between)
+        servers = Servers(
+            served.target("echo", document, JSON),
+            Target(f"http://127.0.0.1:{port}/", document, JSON),
+            torchserve,
+            pids,
+        )
+        _warm_up(load, servers, between)
         for number in range(1, rounds + 1):
+            say(f"  echo, round {number} of {rounds}")
             for connections in CONNECTIONS:
-                window = load.window(target, connections, seconds, pids)
-                time.sleep(SETTLE)
-                ceiling = load.window(bare, connections, seconds)
-                time.sleep(SETTLE)
-                result.flambeau[connections].append(window)
-                result.constant[connections].append(ceiling)
-                say(
-                    f"  echo {number}/{rounds}, {connections} connections: "
-                    f"{window.rate:,.0f} requests/s, p50 {window.p50_ms:.2f} ms "
-                    f"(bare aiohttp {ceiling.rate:,.0f}/s)"
-                )
+                _measure_in_turn(result, servers, load, connections, seconds)
             result.wire.append(between.ping(seconds / 2))
     return result
+
+
+def _measure_in_turn(
+    result: EchoResult, servers: Servers, load: Load, connections: int, seconds: float
+) -> None:
+    turns = [
+        ("flambeau", result.flambeau, servers.flambeau, servers.pids),
+        ("bare aiohttp", result.constant, servers.constant, None),
+    ]
+    if servers.torchserve is not None and connections in TORCHSERVE_CONNECTIONS:
+        turns.insert(1, ("TorchServe", result.torchserve, servers.torchserve, None))
+    shown = []
+    for name, windows, target, pids in turns:
+        window = load.window(target, connections, seconds, pids)
+        windows.setdefault(connections, []).append(window)
+        shown.append(f"{name} {window.rate:,.0f} requests/s (p50 {window.p50_ms:.2f} ms)")
+        time.sleep(SETTLE)
+    say(f"    {connections} connections: {', '.join(shown)}")
 
 
 def check_echo(target: Target) -> None:
@@ -73,11 +102,14 @@ def check_echo(target: Target) -> None:
     body = target.body.read_bytes()
     answer = json.loads(call("POST", target.url, body, JSON))
     if answer != json.loads(body):
-        raise BenchmarkError(f"the echo model does not echo: {answer}")
+        raise BenchmarkError(f"{target.url} does not echo: {answer}")
 
 
-def _warm_up(load: Load, target: Target, bare: Target, between: Wire) -> None:
-    for each in (target, bare):
+def _warm_up(load: Load, servers: Servers, between: Wire) -> None:
+    """Also checks the answers' content."""
+    check_echo(servers.flambeau)
+    call("POST", servers.constant.url, servers.constant.body.read_bytes(), JSON)
+    for each in (servers.flambeau, servers.constant):
         load.window(each, max(CONNECTIONS), 0.5)
     between.ping(0.1)
 

@@ -121,17 +121,32 @@ def _stat(pid: int) -> list[str]:
 
 def tree(pid: int) -> list[int]:
     """The process and all its descendants."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int(_stat(int(entry.name))[1])
-            except OSError:  # it has ended meanwhile
-                continue
+    parents = {each: int(fields[1]) for each, fields in _all_stats()}
     found = [pid]
     for each in found:
         found += [child for child, parent in parents.items() if parent == each]
     return found
+
+
+def children(pid: int) -> list[int]:
+    """The processes that this one has started, without theirs."""
+    return [each for each, fields in _all_stats() if int(fields[1]) == pid]
+
+
+def in_session(leader: int) -> list[int]:
+    """The processes of a session that still run, those that have lost their parent as well."""
+    return [
+        each for each, fields in _all_stats() if int(fields[3]) == leader and fields[0] not in "ZX"
+    ]
+
+
+def _all_stats() -> Iterator[tuple[int, list[str]]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                yield int(entry.name), _stat(int(entry.name))
+            except OSError:  # it has ended meanwhile
+                continue
 
 
 def memory_mb(pid: int) -> tuple[float, float]:

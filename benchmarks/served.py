@@ -105,14 +105,15 @@ def _wait(fd: int, log: Path) -> dict[str, str]:
     try:
         ready = read_json_line(fd, START_DEADLINE, "flambeau start")
     except BenchmarkError as exc:
-        raise BenchmarkError(f"{exc}\n{_last_lines(log)}") from None
+        raise BenchmarkError(f"{exc}\n{last_lines(log)}") from None
     if "error" in ready:
         raise BenchmarkError(f"flambeau did not start: {ready['error']}")
     addresses: dict[str, str] = ready["addresses"]
     return addresses
 
 
-def _last_lines(log: Path) -> str:
+def last_lines(log: Path) -> str:
+    """The end of what a server has printed, for the message of a failure."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-10:])
 
 

@@ -63,6 +63,81 @@ def test_a_tiny_run_measures_everything_and_writes_it_into_the_page(tmp_path: Pa
     assert measured["windows"]["conv"]["served"][0]["requests"] > 0
 
 
+FAKE_ARCHIVER = "import sys; open(sys.argv[-1] + '/echo.mar', 'w').close()"
+FAKE_LAUNCHER = """
+import os, subprocess, sys
+server = subprocess.Popen([sys.executable, os.path.join(os.path.dirname(__file__), "server")])
+server.wait()
+"""
+FAKE_SERVER = """
+import os, subprocess, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+class Echo(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+lines = Path("config.properties").read_text().splitlines()
+values = dict(line.split("=", 1) for line in lines)
+assert len({value.rpartition(":")[2] for value in list(values.values())[:6]}) == 6
+assert os.environ["TEMP"] == os.environ["TMPDIR"] and Path("store/echo.mar").exists()
+worker = subprocess.Popen(["sleep", "600"])  # outlives the server
+Path(__file__).with_name("pids").write_text(f"{os.getppid()} {os.getpid()} {worker.pid}")
+port = int(values["inference_address"].rpartition(":")[2])
+ThreadingHTTPServer(("127.0.0.1", port), Echo).serve_forever()
+"""
+
+
+@pytest.fixture
+def fake_torchserve(tmp_path: Path) -> Path:
+    """A folder with commands that behave as TorchServe's do: launcher, server and worker."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    commands = {"torch-model-archiver": FAKE_ARCHIVER, "torchserve": FAKE_LAUNCHER}
+    for name, code in {**commands, "server": FAKE_SERVER}.items():
+        (folder / name).write_text(f"#!{sys.executable}\n{code}")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.timeout(90)
+def test_torchserve_is_measured_in_the_same_rounds_and_ended(fake_torchserve: Path) -> None:
+    command = [sys.executable, str(RUN), "--smoke", "--client", "asyncio"]
+    command += ["--torchserve", str(fake_torchserve)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=80, check=False)
+    assert done.returncode == 0, done.stderr
+
+    for goal in ("1 connection: p50 / TorchServe's", "32 connections: requests/s / TorchServe's"):
+        assert rows(done.stdout)[f"echo, {goal}"][-1] in ("met", "**not met**")
+    table = rows(done.stdout.partition("### Echo beside TorchServe")[2].partition("###")[0])
+    assert list(table) == ["connections", "---", "1", "32"]
+    for flambeau, torchserve, ratio, *_ in (table["1"], table["32"]):
+        measured = float(flambeau.replace(",", "")) / float(torchserve.replace(",", ""))
+        assert float(ratio.split()[0]) == pytest.approx(measured, rel=0.1, abs=0.02)
+
+    pids = [int(pid) for pid in (fake_torchserve / "pids").read_text().split()]
+    assert len(pids) == 3
+    assert not [pid for pid in pids if runs(pid)]
+
+
 class Refusing(BaseHTTPRequestHandler):
     """Answers every request 404 and keeps the connection."""
 
