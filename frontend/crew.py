@@ -200,7 +200,7 @@ class Crew:
         for slot in version.active_slots:
             slot.boot_failures = slot.crashes = 0
             slot.failing_since = None
-            if id(slot) not in leaving:
+            if slot.worker is None and id(slot) not in leaving:
                 self._spawn(slot, now)
 
     def _restart_later(self, slot: Slot, now: float) -> None:

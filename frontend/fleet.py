@@ -180,15 +180,13 @@ class Fleet(Crew):
     ) -> list[Command]:
         """Want at least ``min_workers`` and at most ``max_workers``.
 
-        When there are too many, those that do not serve leave first, then the newest.
-
-        A version that was given up is tried again.
+        When there are too many, those that do not serve leave first, then the newest. A version
+        that was given up is tried again.
         """
         version = self.versions[key]
         version.min_workers, version.max_workers = min_workers, max_workers
         version.boot_failure = None
-        if version.state is VersionState.FAILED:
-            self._try_again(version, now)
+        was_given_up = version.state is VersionState.FAILED
         active = version.active_slots
         for _ in range(min_workers - len(active)):
             slot = Slot(version, next(self._slot_numbers), self._assign(version.spec))
@@ -197,6 +195,8 @@ class Fleet(Crew):
         active.sort(key=lambda slot: slot.worker is None or not slot.worker.is_ready)
         for slot in active[max_workers:][::-1]:
             self._retire(slot, now)
+        if was_given_up:
+            self._try_again(version, now)
         if not version.has_active_slot:
             self._dispatcher.refuse_waiting(version, now)
         self._refresh(version)

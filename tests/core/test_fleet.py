@@ -219,6 +219,19 @@ def test_a_failed_version_is_tried_again_when_scaled():
     assert driver.version.state is VersionState.READY
 
 
+def test_scaling_a_failed_version_to_zero_starts_nothing():
+    driver = Driver()
+    driver.scale(1)
+    for _ in range(3):
+        driver.exit(next(iter(driver.processes)), code=1)
+        driver.tick(60.0)
+    driver.run(driver.fleet.scale(KEY, 0, 0, driver.now))
+    assert not driver.processes
+    assert driver.version.state is VersionState.READY
+    with pytest.raises(NoWorkerError):
+        driver.offer()
+
+
 def test_a_loading_worker_has_its_startup_time_and_no_more():
     driver = Driver(startup_timeout=5.0)
     driver.scale(1)
