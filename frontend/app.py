@@ -18,6 +18,7 @@ from .http.management import ManagementAPI
 from .http.middlewares import Answer, Guard, Listener, Route, json_answer, path_segments
 from .http.payload import request_query
 from .metrics import CONTENT_TYPE
+from .predictor import Predictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,9 +85,10 @@ async def start_listeners(services: Services) -> Listeners:
     """Open the three listeners; raises ConfigError, with none left open, if one cannot listen."""
     config = services.config
     management = ManagementAPI(services.registry, config)
-    inference = InferenceAPI(
-        services.engine, services.registry, services.metrics, config, services.is_draining
+    predictor = Predictor(
+        services.engine, services.registry, services.metrics, services.is_draining
     )
+    inference = InferenceAPI(predictor, services.registry, config, services.is_draining)
     listeners = Listeners(management)
     routes: tuple[tuple[str, str, Route], ...] = (
         ("inference", config.inference_address, inference),

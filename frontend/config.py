@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 - _key() makes a dataclass field
 """The one configuration object: every key with its default, allowed values and meaning.
 
 A key is set, from the strongest to the weakest, by its command line flag, by the environment
@@ -11,36 +10,20 @@ does flambeau. An empty variable, or an empty value in the file, counts as not s
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
+from .config_listeners import ListenersKeys
+from .config_models import ModelsKeys
+from .config_observability import ObservabilityKeys
+from .config_security import SecurityKeys
 from .config_sources import Raw, gather
 from .errors import ConfigError
 from .run_dir import check_run_dir, default_run_dir, home, make_run_dir
-from .settings import (
-    BOOLEAN,
-    LOAD_ALL,
-    LOAD_MODELS,
-    MODELS,
-    PATH,
-    PATTERN,
-    TEXT,
-    VERSION_KEYS,
-    Address,
-    Kind,
-    Setting,
-    VersionSettings,
-    address,
-    choice,
-    integer,
-    read_address,
-)
-
-T = TypeVar("T")
+from .settings import LOAD_ALL, VERSION_KEYS, Address, Setting, VersionSettings, read_address
 
 __all__ = [
     "LOAD_ALL",
@@ -56,167 +39,15 @@ __all__ = [
 ]
 
 
-def _key(kind: Kind, default: T, meaning: str, *, shown: str | None = None, **more: Any) -> T:
-    """A field of Config that is a key of the configuration; ``shown`` words its default."""
-    if shown is None:
-        shown = str(default).lower() if isinstance(default, bool) else str(default)
-    setting = Setting("", kind, shown, meaning, **more)
-    made: Any = field(default_factory=lambda: default, metadata={"setting": setting})
-    return made  # type: ignore[no-any-return]
-
-
-def _directory(derive: Callable[[Mapping[str, str]], Path], meaning: str, **more: Any) -> Path:
-    """A key whose default depends on the environment."""
-    setting = Setting("", PATH, meaning=meaning, derive=derive, **more)
-    made: Any = field(
-        default_factory=lambda: derive(os.environ).absolute(), metadata={"setting": setting}
-    )
-    return made  # type: ignore[no-any-return]
-
-
-def _default_model_cache_dir(environ: Mapping[str, str]) -> Path:
-    cache = environ.get("XDG_CACHE_HOME", "")
-    root = Path(cache) if cache.startswith("/") else home(environ) / ".cache"
-    return root / "flambeau" / "models"
-
-
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(SecurityKeys, ObservabilityKeys, ModelsKeys, ListenersKeys):
     """Every setting of a server, fixed for its life; ``sources`` tells where each came from.
 
     ``warnings`` are sentences for whoever starts the server. Timeouts are in seconds, sizes in
-    bytes. This is the table of keys: help texts and documentation are made from it.
+    bytes. The keys are the fields of the groups that it is made of: help texts and documentation
+    are made from them.
     """
 
-    inference_address: str = _key(
-        address(80),
-        "http://127.0.0.1:8080",
-        "Where predictions are answered.",
-        flag="--inference-address",
-    )
-    management_address: str = _key(
-        address(8081),
-        "http://127.0.0.1:8081",
-        "Where models are registered, scaled and described.",
-        flag="--management-address",
-    )
-    metrics_address: str = _key(
-        address(8082),
-        "http://127.0.0.1:8082",
-        "Where Prometheus reads the metrics.",
-        flag="--metrics-address",
-    )
-    model_store: Path | None = _key(
-        PATH,
-        None,
-        "Folder that holds the model archives.",
-        shown="none",
-        flag="--model-store",
-    )
-    load_models: tuple[tuple[str | None, str], ...] = _key(
-        LOAD_MODELS,
-        (),
-        "Archives of the model store to serve from the start: all, none, or ARCHIVE and "
-        "NAME=ARCHIVE separated by commas.",
-        shown="none",
-        flag="--models",
-    )
-    models: Mapping[str, Mapping[str, VersionSettings]] = _key(
-        MODELS,
-        MappingProxyType({}),
-        "Workers, batching and timeouts of models by name and version, as JSON.",
-        shown="{}",
-    )
-    default_workers_per_model: int = _key(
-        integer(0),
-        0,
-        "Workers of a model that does not say how many; 0 gives a model that is loaded at start "
-        "one per GPU, or per CPU core where there is none.",
-    )
-    default_response_timeout: int = _key(
-        integer(1), 120, "Seconds that a worker may take to answer a batch before it is killed."
-    )
-    default_startup_timeout: int = _key(
-        integer(1), 120, "Seconds that a worker may take to load its model."
-    )
-    unregister_model_timeout: int = _key(
-        integer(1), 120, "Seconds that the removal of a model may take."
-    )
-    job_queue_size: int = _key(
-        integer(1), 100, "Requests that may wait for one model version; more get 503."
-    )
-    batching: str = _key(
-        choice("adaptive", "fixed"),
-        "adaptive",
-        "adaptive: an idle worker waits for a fuller batch only while more requests are likely; "
-        "fixed: it always waits maxBatchDelay, as TorchServe does.",
-    )
-    retry_lost_batch: int = _key(
-        integer(0, 10),
-        1,
-        "How often a request is tried again, alone, after the worker died that had it; 0 fails "
-        "the whole batch, as TorchServe does.",
-    )
-    max_request_size: int = _key(integer(1), 6553500, "Longest request body; longer ones get 413.")
-    number_of_gpu: int | None = _key(
-        integer(0), None, "Use at most this many GPUs.", shown="all that are visible"
-    )
-    default_service_handler: str | None = _key(
-        TEXT, None, "Handler of archives that name none.", shown="none"
-    )
-    decode_input_request: bool = _key(
-        BOOLEAN, True, "Give handlers text and JSON bodies decoded, rather than as bytes."
-    )
-    limit_max_image_pixels: bool = _key(
-        BOOLEAN, True, "Let image handlers refuse images of suspiciously many pixels."
-    )
-    blacklist_env_vars: str = _key(
-        PATTERN,
-        "",
-        "Environment variables whose whole name matches this are hidden from workers.",
-        shown="none",
-    )
-    workers_python: str = _key(
-        TEXT,
-        sys.executable,
-        "Python interpreter of the workers.",
-        alias="python",
-        shown="the one that runs flambeau",
-    )
-    drain_timeout: int = _key(
-        integer(0), 30, "Seconds that a stopping server gives to requests it has accepted."
-    )
-    pre_stop_delay: int = _key(
-        integer(0),
-        0,
-        "Seconds that a stopping server reports not to be ready while it still listens.",
-    )
-    log_level: str = _key(
-        choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
-        "INFO",
-        "Least severity that is logged.",
-        flag="--log-level",
-    )
-    access_log: bool = _key(
-        BOOLEAN, False, "Log a line for each request.", flag="--access-log/--no-access-log"
-    )
-    run_dir: Path = _directory(
-        default_run_dir,
-        "Private folder for sockets, logs and the state of running servers.",
-        default="$XDG_RUNTIME_DIR/flambeau, else flambeau-<uid> among the temporary files",
-        flag="--run-dir",
-    )
-    model_cache_dir: Path = _directory(
-        _default_model_cache_dir,
-        "Folder for unpacked archives.",
-        default="$XDG_CACHE_HOME/flambeau/models, else ~/.cache/flambeau/models",
-    )
-    enable_envvars_config: bool = _key(
-        BOOLEAN,
-        False,
-        "Let environment variables beat flags, as under TorchServe.",
-        file_only=True,
-    )
     sources: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 

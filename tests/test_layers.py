@@ -17,8 +17,10 @@ LAYERS = [
     frontend.errors frontend.properties frontend.settings frontend.table
     frontend.handler_metrics
     """,
-    "worker.context model_store.model_config frontend.lifecycle frontend.jobs frontend.run_dir",
-    "model_store.manifest frontend.batcher frontend.config_sources",
+    "worker.context model_store.model_config frontend.lifecycle frontend.jobs frontend.run_dir "
+    "frontend.config_key",
+    "model_store.manifest frontend.batcher frontend.config_sources frontend.config_listeners "
+    "frontend.config_models frontend.config_observability frontend.config_security",
     "model_store.archive frontend.roster frontend.config frontend.devices frontend.runstate",
     "model_store.store frontend.commands frontend.precedence frontend.launcher frontend.describe",
     "handlers archiver.writers worker.loader worker.service worker.link frontend.dispatcher",
@@ -26,6 +28,7 @@ LAYERS = [
     "frontend.fleet",
     "archiver.cli worker.__main__ frontend.engine frontend.background frontend.cli_client",
     "frontend.registry",
+    "frontend.predictor",
     "frontend.http",
     "frontend.app",
     "frontend.server",

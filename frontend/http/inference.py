@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs
 
-from ... import FlambeauError
 from ..errors import (
     BadRequestError,
-    DrainingError,
     InferenceError,
     MethodNotAllowedError,
     ResourceNotFoundError,
 )
-from ..jobs import Job, Outcome
 from . import schema
 from .middlewares import Answer, json_answer, path_segments
 from .payload import read_parts
@@ -28,10 +23,8 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from ..config import Config
-    from ..engine import Engine
-    from ..jobs import Part
-    from ..lifecycle import VersionKey
-    from ..metrics import Metrics
+    from ..jobs import Outcome, Part
+    from ..predictor import Predictor
     from ..registry import Registry
 
 # What the server itself says about a response, whatever the handler sets. Framing is in the list:
@@ -65,18 +58,15 @@ class InferenceAPI:
 
     def __init__(
         self,
-        engine: Engine,
+        predictor: Predictor,
         registry: Registry,
-        metrics: Metrics,
         config: Config,
         is_draining: Callable[[], bool],
     ) -> None:
-        self._engine = engine
+        self._predictor = predictor
         self._registry = registry
-        self._metrics = metrics
         self._limit = config.max_request_size
         self._is_draining = is_draining
-        self._clock = monotonic
 
     async def __call__(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
         segments = path_segments(request.raw_path)
@@ -127,7 +117,7 @@ class InferenceAPI:
 
     async def _invocations(self, request: web.BaseRequest, request_id: str) -> Answer:
         """The model is named by the query or a form field, or is the only one there is."""
-        self._refuse_if_draining()
+        self._predictor.refuse_if_draining()
         parts = await read_parts(request, self._limit, with_query=True)
         named = (
             bytes(part.body).decode(errors="replace") for part in parts if part.name == "model_name"
@@ -149,10 +139,6 @@ class InferenceAPI:
         self._registry.resolve(model, version)
         return json_answer(schema.model_document(model, version))
 
-    def _refuse_if_draining(self) -> None:
-        if self._is_draining():
-            raise DrainingError("The server is shutting down and takes no new requests.")
-
     async def _predict(
         self,
         request: web.BaseRequest,
@@ -164,33 +150,14 @@ class InferenceAPI:
         with_query: bool = False,
         parts: list[Part] | None = None,
     ) -> Answer:
-        self._refuse_if_draining()
-        key = self._registry.resolve(model, version)
-        started = self._clock()
-        try:
-            if parts is None:
-                parts = await read_parts(request, self._limit, with_query=with_query)
-            headers = _headers(request, added)
-            job = Job(request_id, headers, parts, self._clock(), requested_version=version)
-            outcome = await self._outcome(key, job)
-            _check(outcome)
-        except FlambeauError as error:
-            outcome = Outcome(status=error.status, error=error)
-        # A version that is gone meanwhile must not leave series behind for ever.
-        if self._engine.version(key) is not None:
-            self._metrics.observe(key, version, outcome, self._clock() - started)
-        if outcome.error is not None:
-            raise outcome.error
+        async def read_input() -> tuple[dict[str, str], list[Part]]:
+            given = parts
+            if given is None:
+                given = await read_parts(request, self._limit, with_query=with_query)
+            return _headers(request, added), given
 
+        outcome = await self._predictor.predict(request_id, model, version, read_input, _check)
         return _answer(outcome)
-
-    async def _outcome(self, key: VersionKey, job: Job) -> Outcome:
-        answered = self._engine.predict(key, job)
-        try:
-            return await answered
-        except asyncio.CancelledError:
-            self._engine.abandon(key, job)
-            raise
 
 
 def _headers(request: web.BaseRequest, added: dict[str, str]) -> dict[str, str]:

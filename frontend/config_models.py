@@ -1,0 +1,134 @@
+# ruff: noqa: RUF009 - key() makes a dataclass field
+"""Keys of the configuration: what is served, by how many workers, in what time."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from .config_key import directory, key
+from .run_dir import default_run_dir, home
+from .settings import (
+    BOOLEAN,
+    LOAD_MODELS,
+    MODELS,
+    PATH,
+    PATTERN,
+    TEXT,
+    VersionSettings,
+    choice,
+    integer,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def _default_model_cache_dir(environ: Mapping[str, str]) -> Path:
+    cache = environ.get("XDG_CACHE_HOME", "")
+    root = Path(cache) if cache.startswith("/") else home(environ) / ".cache"
+    return root / "flambeau" / "models"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsKeys:
+    """What is served, by how many workers, in what time."""
+
+    model_store: Path | None = key(
+        PATH,
+        None,
+        "Folder that holds the model archives.",
+        shown="none",
+        flag="--model-store",
+    )
+    load_models: tuple[tuple[str | None, str], ...] = key(
+        LOAD_MODELS,
+        (),
+        "Archives of the model store to serve from the start: all, none, or ARCHIVE and "
+        "NAME=ARCHIVE separated by commas.",
+        shown="none",
+        flag="--models",
+    )
+    models: Mapping[str, Mapping[str, VersionSettings]] = key(
+        MODELS,
+        MappingProxyType({}),
+        "Workers, batching and timeouts of models by name and version, as JSON.",
+        shown="{}",
+    )
+    default_workers_per_model: int = key(
+        integer(0),
+        0,
+        "Workers of a model that does not say how many; 0 gives a model that is loaded at start "
+        "one per GPU, or per CPU core where there is none.",
+    )
+    default_response_timeout: int = key(
+        integer(1), 120, "Seconds that a worker may take to answer a batch before it is killed."
+    )
+    default_startup_timeout: int = key(
+        integer(1), 120, "Seconds that a worker may take to load its model."
+    )
+    unregister_model_timeout: int = key(
+        integer(1), 120, "Seconds that the removal of a model may take."
+    )
+    job_queue_size: int = key(
+        integer(1), 100, "Requests that may wait for one model version; more get 503."
+    )
+    batching: str = key(
+        choice("adaptive", "fixed"),
+        "adaptive",
+        "adaptive: an idle worker waits for a fuller batch only while more requests are likely; "
+        "fixed: it always waits maxBatchDelay, as TorchServe does.",
+    )
+    retry_lost_batch: int = key(
+        integer(0, 10),
+        1,
+        "How often a request is tried again, alone, after the worker died that had it; 0 fails "
+        "the whole batch, as TorchServe does.",
+    )
+    number_of_gpu: int | None = key(
+        integer(0), None, "Use at most this many GPUs.", shown="all that are visible"
+    )
+    default_service_handler: str | None = key(
+        TEXT, None, "Handler of archives that name none.", shown="none"
+    )
+    decode_input_request: bool = key(
+        BOOLEAN, True, "Give handlers text and JSON bodies decoded, rather than as bytes."
+    )
+    limit_max_image_pixels: bool = key(
+        BOOLEAN, True, "Let image handlers refuse images of suspiciously many pixels."
+    )
+    blacklist_env_vars: str = key(
+        PATTERN,
+        "",
+        "Environment variables whose whole name matches this are hidden from workers.",
+        shown="none",
+    )
+    workers_python: str = key(
+        TEXT,
+        sys.executable,
+        "Python interpreter of the workers.",
+        alias="python",
+        shown="the one that runs flambeau",
+    )
+    drain_timeout: int = key(
+        integer(0), 30, "Seconds that a stopping server gives to requests it has accepted."
+    )
+    pre_stop_delay: int = key(
+        integer(0),
+        0,
+        "Seconds that a stopping server reports not to be ready while it still listens.",
+    )
+    run_dir: Path = directory(
+        default_run_dir,
+        "Private folder for sockets, logs and the state of running servers.",
+        default="$XDG_RUNTIME_DIR/flambeau, else flambeau-<uid> among the temporary files",
+        flag="--run-dir",
+    )
+    model_cache_dir: Path = directory(
+        _default_model_cache_dir,
+        "Folder for unpacked archives.",
+        default="$XDG_CACHE_HOME/flambeau/models, else ~/.cache/flambeau/models",
+    )

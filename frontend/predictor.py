@@ -1,0 +1,84 @@
+"""One inference call, whatever protocol it came by: version, job, outcome, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from .. import FlambeauError
+from .errors import DrainingError
+from .jobs import Job, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from .engine import Engine
+    from .jobs import Part
+    from .lifecycle import VersionKey
+    from .metrics import Metrics
+    from .registry import Registry
+
+
+class Predictor:
+    """Answers inference calls from the engine; used by every protocol.
+
+    ``is_draining`` tells whether the server is on its way out.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        registry: Registry,
+        metrics: Metrics,
+        is_draining: Callable[[], bool],
+    ) -> None:
+        self._engine = engine
+        self._registry = registry
+        self._metrics = metrics
+        self._is_draining = is_draining
+
+    def refuse_if_draining(self) -> None:
+        """Raise DrainingError when the server takes no new requests."""
+        if self._is_draining():
+            raise DrainingError("The server is shutting down and takes no new requests.")
+
+    async def predict(
+        self,
+        request_id: str,
+        model: str,
+        version: str | None,
+        read_input: Callable[[], Awaitable[tuple[dict[str, str], list[Part]]]],
+        check: Callable[[Outcome], None],
+    ) -> Outcome:
+        """The outcome of one call on ``version`` of ``model``, on the default one for None.
+
+        ``read_input`` gives headers and parts; it runs once it is known who will be asked.
+        ``check`` raises InferenceError for an answer that the protocol cannot carry. A call that
+        is cancelled takes its job back. Raises the FlambeauError that the client should see.
+        """
+        self.refuse_if_draining()
+        key = self._registry.resolve(model, version)
+        started = monotonic()
+        try:
+            headers, parts = await read_input()
+            job = Job(request_id, headers, parts, monotonic(), requested_version=version)
+            outcome = await self._outcome(key, job)
+            check(outcome)
+        except FlambeauError as error:
+            outcome = Outcome(status=error.status, error=error)
+        # A version that is gone meanwhile must not leave series behind for ever.
+        if self._engine.version(key) is not None:
+            self._metrics.observe(key, version, outcome, monotonic() - started)
+        if outcome.error is not None:
+            raise outcome.error
+
+        return outcome
+
+    async def _outcome(self, key: VersionKey, job: Job) -> Outcome:
+        answered = self._engine.predict(key, job)
+        try:
+            return await answered
+        except asyncio.CancelledError:
+            self._engine.abandon(key, job)
+            raise
