@@ -15,7 +15,7 @@ LAYERS = [
     worker.errors worker.protocol worker.io_threads worker.modules worker.metrics
     model_store.errors
     frontend.errors frontend.properties frontend.settings frontend.table
-    frontend.handler_metrics
+    frontend.handler_metrics frontend.access_log
     """,
     "worker.context model_store.model_config frontend.lifecycle frontend.jobs frontend.run_dir "
     "frontend.config_key",

@@ -22,6 +22,7 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict, istr
 
 from ... import FlambeauError
+from ..access_log import log_access
 from ..errors import BadRequestError, MalformedPathError, ServiceUnavailableError
 from .payload import clean_text
 
@@ -46,7 +47,6 @@ _NO_CACHE = CIMultiDict(
 )
 
 logger = logging.getLogger(__name__)
-access_logger = logging.getLogger("flambeau.access")
 
 
 class Answer(web.Response):
@@ -192,18 +192,10 @@ class Guard:
 
 
 def _log_access(request: web.BaseRequest, status: int, seconds: float) -> None:
-    """One line in the form of TorchServe's access log: peer, request line, status, milliseconds."""
     transport = request.transport
     peer = transport.get_extra_info("peername") if transport is not None else None
-    access_logger.info(
-        '/%s "%s %s HTTP/%d.%d" %d %d',
-        "{}:{}".format(*peer[:2]) if isinstance(peer, tuple) else "127.0.0.1",
-        request.method,
-        clean_text(request.raw_path),
-        *request.version,
-        status,
-        round(seconds * 1000),
-    )
+    line = "{} {} HTTP/{}.{}".format(request.method, clean_text(request.raw_path), *request.version)
+    log_access(peer, line, status, seconds)
 
 
 class Listener(web.Server):
