@@ -8,10 +8,10 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check bench clean distclean
+.PHONY: help demo test check bench contract-oracle clean distclean
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 18
 
 demo: .make/demo ## Train, package, serve and ask a small digit classifier
 	@$(BIN)/python examples/digits/demo.py
@@ -28,6 +28,10 @@ check: .make/test ## Format, lint, types and import layers
 bench: .make/test ## Measure throughput and latency on this machine
 	@test -f benchmarks/run.py || { echo "benchmarks/run.py is not there: nothing to measure." >&2; exit 1; }
 	@$(BIN)/python benchmarks/run.py
+
+ORACLE_VENV ?= .make/oracle
+contract-oracle: .make/test ## Ask the real TorchServe what the contract says of it (needs Java)
+	@$(BIN)/python tests/contract/oracle.py --venv $(ORACLE_VENV)
 
 clean: ## Remove what was built or written, but keep .venv
 	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

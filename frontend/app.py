@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 from .config import parse_address
 from .errors import ConfigError, MethodNotAllowedError, ResourceNotFoundError
 from .http import schema
+from .http.health import HealthAPI
 from .http.inference import InferenceAPI
 from .http.management import ManagementAPI
 from .http.middlewares import Answer, Guard, Listener, Route, json_answer, path_segments
@@ -44,6 +45,7 @@ class Services:
     metrics: Metrics
     config: Config
     is_draining: Callable[[], bool]
+    is_starting: Callable[[], bool]
 
 
 class Listeners:
@@ -88,7 +90,8 @@ async def start_listeners(services: Services) -> Listeners:
     predictor = Predictor(
         services.engine, services.registry, services.metrics, services.is_draining
     )
-    inference = InferenceAPI(predictor, services.registry, config, services.is_draining)
+    health = HealthAPI(services.registry, services.is_draining, services.is_starting)
+    inference = InferenceAPI(predictor, services.registry, config, health)
     listeners = Listeners(management)
     routes: tuple[tuple[str, str, Route], ...] = (
         ("inference", config.inference_address, inference),

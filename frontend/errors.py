@@ -18,6 +18,7 @@
     ├── InferenceError                  status of the worker's answer
     ├── ServiceUnavailableError         503 ServiceUnavailableException
     │   ├── NoWorkerError               nobody can take the request
+    │   ├── NoDescribeWorkerError       nobody can describe the model
     │   ├── QueueFullError              too many requests wait already
     │   ├── ModelFailedError            the model could not be started
     │   └── DrainingError               the server or the version is going away
@@ -165,6 +166,16 @@ class NoWorkerError(ServiceUnavailableError):
             f"Model {which} has no worker to serve inference request. "
             "Please use scale workers API to add workers. If this is a sequence inference, please "
             "check if it is closed, or expired; or exceeds maxSequenceJobQueueSize"
+        )
+
+
+class NoDescribeWorkerError(ServiceUnavailableError):
+    """The version has no worker that could describe itself. The text is TorchServe's."""
+
+    def __init__(self, model_name: str) -> None:
+        super().__init__(
+            f'Model "{model_name}" has no worker to serve describe request. '
+            "Please use scale workers API to add workers."
         )
 
 

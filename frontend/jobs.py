@@ -69,7 +69,8 @@ class Job:
 
     ``id`` is the request id shown to client, handler and log; it need not be unique.
     ``deadline`` is the clock reading after which no answer is wanted any more.
-    ``requested_version`` is what the client named: ``None`` when it took the default.
+    ``requested_version`` is what the client named: ``None`` when it took the default. ``alone``
+    keeps it out of batches with others.
     """
 
     id: str
@@ -78,6 +79,7 @@ class Job:
     offered_at: float
     deadline: float | None = None
     requested_version: str | None = None
+    alone: bool = False
     state: JobState = JobState.QUEUED
     taken_at: float = 0.0
     losses: int = 0
@@ -85,8 +87,10 @@ class Job:
 
     @property
     def must_travel_alone(self) -> bool:
-        """A job of a lost batch is retried by itself, so that a poisonous input fails alone."""
-        return self.losses > 0
+        """A call for a description shares no batch; nor does a job of a lost one, so that a
+        poisonous input fails by itself.
+        """
+        return self.alone or self.losses > 0
 
     @property
     def is_settled(self) -> bool:

@@ -8,6 +8,7 @@ what the archive says, and a synchronous registration that fails leaves nothing 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -24,11 +25,14 @@ from .errors import (
     ConflictError,
     DefaultVersionError,
     DrainingError,
+    NoDescribeWorkerError,
+    NoWorkerError,
     RequestTimeoutError,
     UnknownModelError,
     UnknownVersionError,
     WorkerStartError,
 )
+from .jobs import Job
 from .lifecycle import VersionState
 from .precedence import Registration, initial_workers, make_spec
 
@@ -248,6 +252,55 @@ class Registry:
         if offset + limit <= len(names):
             return {"nextPageToken": str(offset + limit), **page}
         return {**page}
+
+    def versions(self, name: str) -> list[str]:
+        """The registered versions of a model; raises UnknownModelError."""
+        if name not in self._records:
+            raise UnknownModelError(name)
+        return list(self._records[name])
+
+    def is_ready(self, name: str, version: str | None) -> bool:
+        """A worker of the version has its model loaded; raises as ``resolve``."""
+        current = self._engine.version(self.resolve(name, version))
+        return current is not None and bool(current.ready_workers)
+
+    def unready(self) -> dict[str, str]:
+        """Default versions that should have workers and have none that is ready: their state."""
+        states = {}
+        for name, version in self._defaults.items():
+            current = self._engine.version((name, version))
+            if current is not None and current.min_workers and not current.ready_workers:
+                states[f"{name}/{version}"] = current.state.value
+        return states
+
+    async def customized(
+        self, name: str, version: str | None, headers: dict[str, str], request_id: str
+    ) -> dict[str, object] | None:
+        """What the version's handler says of itself, None if nothing.
+
+        It is called by itself, with one empty row and the header ``describe``. As in TorchServe
+        an answer that is no JSON object counts as an empty one.
+        """
+        key = self.resolve(name, version)
+        job = Job(request_id, {**headers, "describe": "True"}, [], monotonic(), alone=True)
+        try:
+            answered = self._engine.predict(key, job)
+        except NoWorkerError:
+            raise NoDescribeWorkerError(name) from None
+        try:
+            outcome = await answered
+        except asyncio.CancelledError:
+            self._engine.abandon(key, job)
+            raise
+        if outcome.error is not None:
+            raise outcome.error
+        if not outcome.body:
+            return None
+        try:
+            said = json.loads(bytes(outcome.body))
+        except ValueError:
+            said = None
+        return said if isinstance(said, dict) else {}
 
     def is_healthy(self) -> bool:
         """TorchServe's /ping rule: each default version has its workers, or may still get them."""

@@ -96,7 +96,12 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
         services = Services(
-            self._engine, self._registry, self._metrics, self._config, self._is_draining
+            self._engine,
+            self._registry,
+            self._metrics,
+            self._config,
+            self._is_draining,
+            lambda: self._life.state is ServerState.STARTING,
         )
         try:
             listeners = await start_listeners(services)

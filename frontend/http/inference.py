@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from aiohttp import hdrs
-
 from ..errors import (
     BadRequestError,
     InferenceError,
@@ -15,17 +13,16 @@ from ..errors import (
 )
 from . import schema
 from .middlewares import Answer, json_answer, path_segments
-from .payload import read_parts
+from .payload import client_headers, read_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aiohttp import web
 
     from ..config import Config
     from ..jobs import Outcome, Part
     from ..predictor import Predictor
     from ..registry import Registry
+    from .health import HealthAPI
 
 # What the server itself says about a response, whatever the handler sets. Framing is in the list:
 # a handler's Transfer-Encoding would contradict the body that is really sent.
@@ -61,20 +58,26 @@ class InferenceAPI:
         predictor: Predictor,
         registry: Registry,
         config: Config,
-        is_draining: Callable[[], bool],
+        health: HealthAPI,
     ) -> None:
         self._predictor = predictor
         self._registry = registry
         self._limit = config.max_request_size
-        self._is_draining = is_draining
+        self._health = health
 
     async def __call__(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
         segments = path_segments(request.raw_path)
         match segments:
             case ["predictions", model, *rest]:
                 return await self._predictions(request, request_id, model, rest)
-            case ["ping", *_]:
-                return self._ping()
+            case ["explanations", model, *rest]:
+                return await self._predictions(request, request_id, model, rest, explain=True)
+            case ["v1", "models", call] if ":predict" in call or ":explain" in call:
+                # As in TorchServe, whatever follows the verb does not matter.
+                model, _, verb = call.partition(":")
+                return await self._kserve(request, request_id, model, verb.startswith("explain"))
+            case ["v2", "models", model, "infer" | "explain" as verb]:
+                return await self._kserve(request, request_id, model, verb == "explain")
             case []:
                 if request.method != "OPTIONS":
                     raise MethodNotAllowedError
@@ -88,24 +91,35 @@ class InferenceAPI:
             case [model, version, "predict"]:
                 return await self._legacy(request, request_id, model, version)
             case _:
-                raise ResourceNotFoundError
-
-    def _ping(self) -> Answer:
-        """TorchServe's health; a server that is draining says that it wants no more requests."""
-        if self._registry.is_healthy() and not self._is_draining():
-            return json_answer({"status": "Healthy"})
-
-        return json_answer({"status": "Unhealthy"}, 500)
+                health = self._health.answer(segments)
+                if health is None:
+                    raise ResourceNotFoundError
+                return health
 
     async def _predictions(
-        self, request: web.BaseRequest, request_id: str, model: str, rest: list[str]
+        self,
+        request: web.BaseRequest,
+        request_id: str,
+        model: str,
+        rest: list[str],
+        *,
+        explain: bool = False,
     ) -> Answer:
         version = rest[0] if rest else None
         if request.method == "OPTIONS":
             return self._describe(model, version)
 
-        added = {"url_path": "/".join(rest[1:]), "explain": "False"}
+        added = {"url_path": "/".join(rest[1:]), "explain": str(explain)}
         return await self._predict(request, request_id, model, version, added)
+
+    async def _kserve(
+        self, request: web.BaseRequest, request_id: str, model: str, explain: bool
+    ) -> Answer:
+        """KServe's calls name no version; what the body means is up to the service envelope."""
+        if request.method == "OPTIONS":
+            return self._describe(model, None)
+
+        return await self._predict(request, request_id, model, None, {"explain": str(explain)})
 
     async def _legacy(
         self, request: web.BaseRequest, request_id: str, model: str, version: str | None
@@ -154,25 +168,10 @@ class InferenceAPI:
             given = parts
             if given is None:
                 given = await read_parts(request, self._limit, with_query=with_query)
-            return _headers(request, added), given
+            return {**client_headers(request), **added}, given
 
         outcome = await self._predictor.predict(request_id, model, version, read_input, _check)
         return _answer(outcome)
-
-
-def _headers(request: web.BaseRequest, added: dict[str, str]) -> dict[str, str]:
-    """What the handler sees: the client's headers in its own spelling, then the server's.
-
-    Bytes beyond ASCII are read as Latin-1, which never fails. Where the client gave no length, the
-    length of the body is added, as TorchServe does.
-    """
-    headers = {
-        name.decode("latin-1"): value.decode("latin-1") for name, value in request.raw_headers
-    }
-    headers.update(added)
-    if hdrs.CONTENT_LENGTH not in request.headers:
-        headers["content-length"] = str(request.content.total_bytes)
-    return headers
 
 
 def _check(outcome: Outcome) -> None:

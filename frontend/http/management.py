@@ -15,7 +15,7 @@ from ..errors import BadRequestError, MethodNotAllowedError, ResourceNotFoundErr
 from ..registry import Registration
 from . import schema
 from .middlewares import Answer, json_answer, path_segments
-from .payload import read_body, request_query
+from .payload import client_headers, read_body, request_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -178,9 +178,11 @@ class ManagementAPI:
             case ["models"]:
                 return await self._models(request)
             case ["models", model]:
-                return await self._version(request, model, None)
+                return await self._version(request, request_id, model, None)
             case ["models", model, version]:
-                return await self._version(request, model, version)
+                return await self._version(request, request_id, model, version)
+            case ["v1", "models", name]:
+                return self._kserve_ready(request, name.partition(":")[0])
             case ["models", model, version, "set-default"]:
                 if request.method != "PUT":
                     raise MethodNotAllowedError
@@ -200,10 +202,29 @@ class ManagementAPI:
             case _:
                 raise MethodNotAllowedError
 
-    async def _version(self, request: web.BaseRequest, model: str, version: str | None) -> Answer:
+    def _kserve_ready(self, request: web.BaseRequest, model: str) -> Answer:
+        if request.method not in ("GET", "HEAD"):
+            raise MethodNotAllowedError
+        return json_answer({"name": model, "ready": self._registry.is_ready(model, None)})
+
+    async def _describe(
+        self, request: web.BaseRequest, request_id: str, model: str, version: str | None
+    ) -> Answer:
+        described = self._registry.describe(model, version)
+        asked = str(_query(request).get("customized", "")).lower() == "true"
+        if asked and version != "all":
+            said = await self._registry.customized(
+                model, version, client_headers(request), request_id
+            )
+            described[0]["customizedMetadata"] = said
+        return json_answer(described)
+
+    async def _version(
+        self, request: web.BaseRequest, request_id: str, model: str, version: str | None
+    ) -> Answer:
         match request.method:
             case "GET" | "HEAD":
-                return json_answer(self._registry.describe(model, version))
+                return await self._describe(request, request_id, model, version)
             case "PUT":
                 return await self._scale(request, model, version)
             case "DELETE":

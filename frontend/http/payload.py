@@ -96,6 +96,20 @@ async def _confirm(request: web.BaseRequest) -> None:
     request.writer.output_size = 0
 
 
+def client_headers(request: web.BaseRequest) -> dict[str, str]:
+    """What a handler sees of the headers: the client's own, in its spelling.
+
+    Bytes beyond ASCII are read as Latin-1, which never fails. Where the client gave no length, the
+    length of the body is added, as TorchServe does.
+    """
+    headers = {
+        name.decode("latin-1"): value.decode("latin-1") for name, value in request.raw_headers
+    }
+    if hdrs.CONTENT_LENGTH not in request.headers:
+        headers["content-length"] = str(request.content.total_bytes)
+    return headers
+
+
 def clean_text(text: str) -> str:
     """``text`` without the lone surrogates by which aiohttp stands for bytes that are not UTF-8.
 

@@ -77,6 +77,7 @@ class FakeRegistry:
     started: threading.Event = field(default_factory=threading.Event)
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
+    loading: dict[str, str] = field(default_factory=dict)
 
     def resolve(self, name: str, version: str | None) -> tuple[str, str]:
         if name not in self.names:
@@ -109,6 +110,16 @@ class FakeRegistry:
 
     def is_healthy(self) -> bool:
         return self.healthy
+
+    def versions(self, name: str) -> list[str]:
+        self.resolve(name, None)
+        return ["1.0", "2.0"]
+
+    def is_ready(self, name: str, version: str | None) -> bool:
+        return f"{name}/{self.resolve(name, version)[1]}" not in self.loading
+
+    def unready(self) -> dict[str, str]:
+        return self.loading
 
     async def _act(self, *call: object) -> Reply:
         self.calls.append(call)
@@ -143,6 +154,7 @@ class House:
         self.registry = FakeRegistry()
         self.metrics = Metrics()
         self.draining = False
+        self.starting = False
         any_port = "http://127.0.0.1:0"
         self.config = Config(
             **{  # type: ignore[arg-type]
@@ -169,6 +181,7 @@ class House:
             metrics=self.metrics,
             config=self.config,
             is_draining=lambda: self.draining,
+            is_starting=lambda: self.starting,
         )
 
     def run(self, coroutine: Any) -> Any:

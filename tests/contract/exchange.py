@@ -1,0 +1,69 @@
+"""One HTTP exchange, byte for byte: no library in between that mends what it sends or reads."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from contract.rows import Row
+
+PATIENCE = 30.0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer as it came; header names are in lower case."""
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def exchange(addresses: Mapping[str, str], row: Row) -> Reply:
+    """Send the row's request on a connection of its own and read the whole answer."""
+    address = urlsplit(addresses[row.port])
+    with socket.create_connection((address.hostname, address.port), PATIENCE) as connection:
+        connection.settimeout(PATIENCE)
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            # A server may refuse, and hang up, before it has read everything.
+            connection.sendall(row.raw if row.raw is not None else _request(row))
+        with connection.makefile("rb") as stream:
+            reply = _read(stream, row.method)
+            while reply.status == 100:
+                reply = _read(stream, row.method)
+            return reply
+
+
+def _request(row: Row) -> bytes:
+    headers = {"Host": "localhost", **row.headers}
+    if row.body is not None:
+        headers.setdefault("Content-Length", str(len(row.body)))
+    lines = [f"{row.method} {row.target} HTTP/1.1", *(f"{k}: {v}" for k, v in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + (row.body or b"")
+
+
+def _read(stream, method: str) -> Reply:
+    first = stream.readline().decode("latin-1").rstrip("\r\n")
+    if not first:
+        return Reply(0, "connection closed without an answer", {}, b"")
+    _, code, *reason = first.split(" ", 2)
+    headers = {}
+    while line := stream.readline().decode("latin-1").rstrip("\r\n"):
+        name, _, value = line.partition(":")
+        headers[name.strip().lower()] = value.strip()
+    body = b""
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        while size := int(stream.readline().split(b";")[0] or b"0", 16):
+            body += stream.read(size)
+            stream.readline()
+        stream.readline()
+    elif method != "HEAD":
+        body = stream.read(int(headers.get("content-length", 0)))
+    return Reply(int(code), reason[0] if reason else "", headers, body)

@@ -1,0 +1,33 @@
+"""The configurations of the servers that the contract is asked of: the same file for both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+STARTUP = "telling=telling.mar"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """``settings`` are the file; ``flags`` are flambeau's, ``torchserve_flags`` TorchServe's."""
+
+    settings: Mapping[str, object]
+    flags: tuple[str, ...] = ()
+    torchserve_flags: tuple[str, ...] = ("--disable-token-auth", "--enable-model-api")
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+_QUICK = {
+    "load_models": STARTUP,
+    "default_workers_per_model": 1,
+    "metrics_mode": "prometheus",
+}
+
+PROFILES: Mapping[str, Profile] = {
+    "open": Profile({**_QUICK, "max_request_size": 100_000}),
+    "raw": Profile({**_QUICK, "decode_input_request": "false"}),
+}

@@ -1,0 +1,12 @@
+"""Every case of the contract."""
+
+from __future__ import annotations
+
+from contract import table_inputs, table_management, table_outputs, table_routes
+
+CASES = (
+    *table_routes.CASES,
+    *table_inputs.CASES,
+    *table_outputs.CASES,
+    *table_management.CASES,
+)
