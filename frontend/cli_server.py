@@ -44,7 +44,7 @@ def start(ctx: click.Context, /, background: bool, ready_fd: int | None, **optio
             "Missing mandatory parameter --model-store: the folder that holds your archives."
         )
     prepare_run_dir(config)
-    _refuse_second(config)
+    refuse_second(config)
     if background:
         # In the foreground the server's log says them.
         show_warnings(config)
@@ -103,7 +103,8 @@ def running_servers(run_dir: Path) -> list[RunningServer]:
     return found
 
 
-def _refuse_second(config: Config) -> None:
+def refuse_second(config: Config) -> None:
+    """Raise ConfigError if a server on record has the same management port."""
     port = parse_address(config.management_address).port
     for server in running_servers(config.run_dir):
         if server.management_port == port:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ..model_store.snapshot import latest
 from .config_listeners import ListenersKeys
 from .config_models import ModelsKeys
 from .config_observability import ObservabilityKeys
@@ -93,15 +94,24 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(_table())
 """Every key of Config by name: what the command line's help and the documentation are made from."""
 
 
-def load_config(flags: Mapping[str, object], environ: Mapping[str, str], cwd: Path) -> Config:
+def load_config(
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    cwd: Path,
+    defaults: Mapping[str, str] = MappingProxyType({}),
+) -> Config:
     """The configuration that ``flags``, ``environ`` and the file together make.
 
     ``flags`` are keys of Config with the values of their command line options (None: not given),
     and ``config``, the file's path. Without it, and without ``TS_CONFIG_FILE`` in ``environ``,
     which beats it, ``config.properties`` in ``cwd`` is read if it is there. Relative paths are
-    relative to ``cwd``. Raises ConfigError with key, value, source and what is allowed.
+    relative to ``cwd``. ``defaults`` are a command's own, by key; with snapshots on and no file
+    named, the last snapshot is the file. Raises ConfigError with key, value, source and what is
+    allowed.
     """
-    raws, warnings = gather(SETTINGS, flags, environ, cwd)
+    own = {key: Raw(text, "default of the command") for key, text in defaults.items()}
+    raws, warnings = gather(SETTINGS, flags, environ, cwd, _last_snapshot(flags, own, environ, cwd))
+    raws = {**own, **raws}
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for key, setting in SETTINGS.items():
@@ -114,8 +124,21 @@ def load_config(flags: Mapping[str, object], environ: Mapping[str, str], cwd: Pa
     config = Config(**values, sources=MappingProxyType(sources), warnings=())
     _check_model_store(config)
     _check_addresses(config)
+    if config.model_snapshot is not None:
+        origin = config.sources["model_snapshot"].rpartition(":")[0]
+        warnings.append(f"The models of {origin} are served; load_models is not looked at.")
     warnings += [*_model_warnings(config), *_exposure_warnings(config)]
     return Config(**values, sources=config.sources, warnings=tuple(warnings))
+
+
+def _last_snapshot(
+    flags: Mapping[str, object], own: Mapping[str, Raw], environ: Mapping[str, str], cwd: Path
+) -> Path | None:
+    """The snapshot to start from, where neither a file nor the flags say otherwise."""
+    said = flags.get("snapshots")
+    wanted = "snapshots" in own if said is None else bool(said)
+    folder = SETTINGS["snapshot_dir"].derive
+    return latest(cwd / folder(environ)) if wanted and folder is not None else None
 
 
 def find_run_dir(flags: Mapping[str, object], environ: Mapping[str, str], cwd: Path) -> Path:

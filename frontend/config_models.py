@@ -17,6 +17,7 @@ from .settings import (
     MODELS,
     PATH,
     PATTERN,
+    SNAPSHOT,
     TEXT,
     VersionSettings,
     choice,
@@ -31,6 +32,10 @@ def _default_model_cache_dir(environ: Mapping[str, str]) -> Path:
     cache = environ.get("XDG_CACHE_HOME", "")
     root = Path(cache) if cache.startswith("/") else home(environ) / ".cache"
     return root / "flambeau" / "models"
+
+
+def _default_snapshot_dir(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("LOG_LOCATION") or "logs", "config")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,4 +136,26 @@ class ModelsKeys:
         _default_model_cache_dir,
         "Folder for unpacked archives.",
         default="$XDG_CACHE_HOME/flambeau/models, else ~/.cache/flambeau/models",
+    )
+    snapshots: bool = key(
+        BOOLEAN,
+        False,
+        "Write down after each change what is registered, and start from the last such file when "
+        "no configuration file is named.",
+        flag="--snapshots/--no-snapshots",
+    )
+    snapshot_dir: Path = directory(
+        _default_snapshot_dir,
+        "Folder for snapshots.",
+        default="$LOG_LOCATION/config, else logs/config in the current folder",
+    )
+    model_snapshot: Mapping[str, Mapping[str, VersionSettings]] | None = key(
+        SNAPSHOT,
+        None,
+        "The models of a snapshot, which are served from the start in place of load_models.",
+        shown="none",
+        file_only=True,
+    )
+    workflow_store: Path | None = key(
+        PATH, None, "Folder of workflow archives. No effect yet.", shown="none"
     )

@@ -54,7 +54,6 @@ INEFFECTIVE = frozenset(
         "metrics_mode",
         "model_metrics_auto_detect",
         "model_server_home",
-        "model_snapshot",
         "netty_client_threads",
         "number_of_netty_threads",
         "plugins_path",
@@ -72,10 +71,13 @@ INEFFECTIVE = frozenset(
         "use_native_io",
         "version",
         "vmargs",
-        "workflow_store",
     }
 )
 """Keys of TorchServe's that are accepted so that its files work, and do nothing yet."""
+
+NOT_RESTORED = frozenset({"disable_token_authorization", "python", "tsConfigFile", "version"})
+"""Keys that a snapshot does not bring back: protection that was off once does not stay off, and
+the interpreter of a TorchServe that wrote the file is not ours."""
 
 _OTHER_VARIABLES = frozenset({"TS_CONFIG_FILE", "FLAMBEAU_MANAGEMENT"})
 _PREFIXES = ("TS_", "FLAMBEAU_")
@@ -93,10 +95,14 @@ def gather(
     flags: Mapping[str, object],
     environ: Mapping[str, str],
     cwd: Path,
+    snapshot: Path | None = None,
 ) -> tuple[dict[str, Raw], list[str]]:
-    """The text that counts for each key that was set anywhere, and warnings; raises ConfigError."""
+    """The text that counts for each key that was set anywhere, and warnings; raises ConfigError.
+
+    ``snapshot`` is read where no file is named.
+    """
     warnings: list[str] = []
-    path = _find_file(flags, environ, cwd, warnings)
+    path = _find_file(flags, environ, cwd, snapshot, warnings)
     from_file = {} if path is None else _read_file(path, settings, environ, warnings)
     from_environ = _read_environ(settings, environ, warnings)
     from_flags = {
@@ -111,11 +117,17 @@ def gather(
 
 
 def _find_file(
-    flags: Mapping[str, object], environ: Mapping[str, str], cwd: Path, warnings: list[str]
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    cwd: Path,
+    snapshot: Path | None,
+    warnings: list[str],
 ) -> Path | None:
     from_flag, from_environ = flags.get("config"), environ.get("TS_CONFIG_FILE")
     named = from_environ or from_flag
     if named is None:
+        if snapshot is not None:
+            return snapshot
         default = cwd / "config.properties"
         return default if default.is_file() else None
     path = cwd / str(named)
@@ -140,6 +152,8 @@ def _read_file(
         raise ConfigError(f"Invalid configuration: {path}:{error.line}: {error}") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    if any(key == "model_snapshot" for key, _, _ in entries):
+        entries = [entry for entry in entries if entry.key not in NOT_RESTORED]
     for written, value, line in entries:
         key, source = aliases.get(written, written), f"{path}:{line}"
         if key in lines:

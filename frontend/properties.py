@@ -55,6 +55,28 @@ def parse(text: str) -> list[Property]:
     return entries
 
 
+def format_properties(entries: Mapping[str, str]) -> str:
+    """``entries`` as a file that ``parse``, and Java, reads back; ASCII only."""
+    return "".join(
+        f"{_escape(key, of_key=True)}={_escape(value, of_key=False)}\n"
+        for key, value in entries.items()
+    )
+
+
+def _escape(text: str, *, of_key: bool) -> str:
+    words = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\f": "\\f"}
+    words.update({char: f"\\{char}" for char in "=:#!"})
+    escaped = "".join(words.get(char, char) for char in text)
+    # Blanks end a key; in front of a value they would be skipped.
+    if of_key:
+        escaped = escaped.replace(" ", "\\ ")
+    elif escaped.startswith(" "):
+        escaped = "\\" + escaped
+    units = escaped.encode("utf-16-be", "surrogatepass")
+    codes = [int.from_bytes(units[at : at + 2], "big") for at in range(0, len(units), 2)]
+    return "".join(chr(code) if 0x20 <= code < 0x7F else f"\\u{code:04x}" for code in codes)
+
+
 def substitute(value: str, environ: Mapping[str, str]) -> str:
     """``value`` with each ``$$NAME$$`` replaced from ``environ``; raises UnsetVariableError.
 

@@ -37,10 +37,10 @@ from .lifecycle import VersionState
 from .precedence import Registration, initial_workers, make_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from ..model_store.store import ModelStore, StoredModel
-    from .config import Config
+    from .config import Config, VersionSettings
     from .engine import Engine
     from .lifecycle import VersionKey
     from .roster import Exit, Version, VersionSpec
@@ -75,6 +75,8 @@ class Registry:
         gpu_usage: Callable[[int], str],
         forget: Callable[[VersionKey], None],
     ) -> None:
+        self.changed: Callable[[], None] = _nobody_cares
+        """Called after each change that a client asked for."""
         self._engine = engine
         self._store = store
         self._config = config
@@ -102,17 +104,82 @@ class Registry:
 
         Returns a line for each archive that is not served.
         """
+        if self._config.model_snapshot is not None:
+            return await self._restore(self._config.model_snapshot)
         wanted = self._config.load_models
         if self._config.loads_all_models and self._store is not None:
             wanted = tuple((None, url) for url in self._store.archives())
         failures = await asyncio.gather(
-            *(self._load_startup_model(name, url) for name, url in wanted)
+            *(
+                self._load_startup_model(Registration(url, model_name=name), at_startup=True)
+                for name, url in wanted
+            )
         )
         return [failure for failure in failures if failure is not None]
 
-    async def _load_startup_model(self, name: str | None, url: str) -> str | None:
+    async def _restore(self, models: Mapping[str, Mapping[str, VersionSettings]]) -> list[str]:
+        """Register what a snapshot lists, with its settings; lines for what cannot be."""
+        wanted = [
+            (name, version, settings)
+            for name, versions in models.items()
+            for version, settings in versions.items()
+        ]
+        failures = await asyncio.gather(*(self._restore_version(*each) for each in wanted))
+        for name, version, settings in wanted:
+            if settings.default_version and version in self._records.get(name, {}):
+                self._defaults[name] = version
+        return [failure for failure in failures if failure is not None]
+
+    async def _restore_version(
+        self, name: str, version: str, settings: VersionSettings
+    ) -> str | None:
+        if settings.mar_name is None:
+            return f"{name} {version}: the snapshot does not name its archive"
+        minimum = settings.min_workers or 0
+        registration = Registration(
+            settings.mar_name,
+            model_name=name,
+            batch_size=settings.batch_size,
+            max_batch_delay=settings.max_batch_delay,
+            response_timeout=settings.response_timeout,
+            startup_timeout=settings.startup_timeout,
+            initial_workers=minimum,
+        )
+        failure = await self._load_startup_model(registration)
+        maximum = max(minimum, settings.max_workers or 0)
+        if failure is None and version in self._records.get(name, {}) and maximum > minimum:
+            self._engine.scale((name, version), minimum, maximum)
+        return failure
+
+    def snapshot(self) -> dict[str, dict[str, dict[str, object]]]:
+        """Every version by model and version, in the form of TorchServe's snapshots."""
+        return {
+            name: {version: self._summary(record) for version, record in records.items()}
+            for name, records in sorted(self._records.items())
+        }
+
+    def _summary(self, record: Record) -> dict[str, object]:
+        spec = record.spec
+        name, version = spec.key
+        current = self._engine.version(spec.key)
+        return {
+            "defaultVersion": self._defaults[name] == version,
+            "marName": record.stored.url.rstrip("/").rpartition("/")[2],
+            "minWorkers": 0 if current is None else current.min_workers,
+            "maxWorkers": 0 if current is None else current.max_workers,
+            "batchSize": spec.batch_size,
+            "maxBatchDelay": round(spec.max_batch_delay * 1000),
+            "responseTimeout": round(spec.response_timeout),
+            "startupTimeout": round(spec.startup_timeout),
+            "runtimeType": record.runtime,
+        }
+
+    async def _load_startup_model(
+        self, registration: Registration, *, at_startup: bool = False
+    ) -> str | None:
+        url = registration.url
         try:
-            await self._register(Registration(url, model_name=name), at_startup=True)
+            await self._register(registration, at_startup=at_startup, keep=True)
         except Exception as error:
             # One archive must not keep the others from being served, whatever is wrong with it.
             unexpected = not isinstance(error, FlambeauError)
@@ -125,9 +192,14 @@ class Registry:
 
         Raises a FlambeauError that says what is wrong; then nothing stays registered.
         """
-        return await self._register(registration, at_startup=False)
+        reply = await self._register(registration, at_startup=False)
+        self.changed()
+        return reply
 
-    async def _register(self, registration: Registration, *, at_startup: bool) -> Reply:
+    async def _register(
+        self, registration: Registration, *, at_startup: bool, keep: bool = False
+    ) -> Reply:
+        """``keep`` leaves a version whose workers fail registered, to be tried again."""
         if self._store is None:
             raise BadRequestError(
                 "Model store has not been configured. Start flambeau with --model-store DIR."
@@ -153,7 +225,7 @@ class Registry:
             return Reply(202, "Processing worker updates...")
         failure = await self._started(record.spec, record.spec.startup_timeout + 60.0)
         if failure is not None:
-            if not at_startup:
+            if not (at_startup or keep):
                 await self._remove(record, timeout=0.0)
             raise _start_error(record.spec, version, failure)
         self._refuse_if_draining(record.spec.key)
@@ -182,6 +254,7 @@ class Registry:
         self._refuse_if_draining(key)
         _refuse_too_many(min_worker)
         self._engine.scale(key, min_worker, maximum)
+        self.changed()
         if not synchronous:
             return Reply(202, "Processing worker updates...")
         limit = spec.startup_timeout + 60.0 if timeout is None or timeout <= 0 else timeout
@@ -206,6 +279,7 @@ class Registry:
         record = self._records[name][key[1]]
         if not await self._remove(record, timeout=float(self._config.unregister_model_timeout)):
             raise RequestTimeoutError(f"Timed out while cleaning resources: {name}")
+        self.changed()
         return Reply(200, f'Model "{name}" unregistered')
 
     def set_default(self, name: str, version: str) -> Reply:
@@ -218,6 +292,7 @@ class Registry:
             error.message = f"Model version {version} does not exist for model {name}"
             raise error
         self._defaults[name] = version
+        self.changed()
         return Reply(200, f'Default version successfully updated for model "{name}" to "{version}"')
 
     def describe(self, name: str, version: str | None) -> list[dict[str, object]]:
@@ -400,6 +475,10 @@ class Registry:
                 await asyncio.to_thread(self._store.release, record.stored)
             logger.info("model %s version %s unregistered", name, version)
         return gone
+
+
+def _nobody_cares() -> None:
+    pass
 
 
 def _refuse_too_many(workers: int) -> None:

@@ -67,3 +67,15 @@ def _is_our_directory(path: Path) -> bool:
     except OSError:
         return False
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def process_command(pid: int) -> str:
+    """The command line of a running process, empty if there is none that we may see."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return ""
+    if status.rpartition(")")[2].split()[:1] == ["Z"]:
+        return ""
+    return words.replace(b"\0", b" ").decode(errors="replace").strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import json
 import logging
@@ -27,6 +28,7 @@ from .lifecycle import SERVER_TRANSITIONS, Lifecycle, ServerState
 from .metrics import Metrics
 from .registry import Registry
 from .runstate import remove_state, write_state
+from .snapshots import Snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -87,6 +89,7 @@ class Server:
         self._remove_stale_sockets()
         self._engine = self._make_engine()
         self._registry = self._make_registry()
+        self._snapshots = Snapshots(config, self._registry) if config.snapshots else None
         self._metrics.workers = self._count_workers
         self._metrics.late_results = lambda: self._fleet.late_results
 
@@ -110,14 +113,21 @@ class Server:
             raise
         state = write_state(self._run_dir, listeners.addresses)
         logger.info("flambeau %s serves, pid %d", __version__, os.getpid())
+        # Scripts written for TorchServe wait for these words.
+        logger.info("Model server started.")
         loading = loop.create_task(self._load_models(listeners))
         try:
             await self._stop.wait()
+            if self._snapshots is not None:
+                self._registry.changed = lambda: None
+                self._snapshots.take("shutdown")
             await self._drain()
         finally:
             loading.cancel()
             await asyncio.wait([loading])
             await listeners.close()
+            if self._snapshots is not None:
+                await asyncio.to_thread(self._snapshots.close)
             remove_state(self._run_dir, state)
             self._socket_path().unlink(missing_ok=True)
             self._life.move(ServerState.STOPPED)
@@ -127,6 +137,9 @@ class Server:
         failed = await self._registry.load_startup_models()
         if self._life.state is ServerState.STARTING:
             self._life.move(ServerState.SERVING)
+        if self._snapshots is not None and not self._stop.is_set():
+            self._snapshots.take("startup")
+            self._registry.changed = functools.partial(self._snapshots.take, "snapshot")
         # What lives now lives for good: the collector need not look at it again and again. What a
         # request leaves behind holds no cycles, so looking for some can wait.
         gc.collect()

@@ -224,6 +224,16 @@ def _parse_models(text: str) -> dict[str, dict[str, VersionSettings]]:
     }
 
 
+def _parse_snapshot(text: str) -> dict[str, dict[str, VersionSettings]]:
+    try:
+        summary = _object("it", json.loads(text))
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"must be JSON: {error}") from None
+    return _parse_models(json.dumps(summary.get("models", {})))
+
+
 def _parse_version(where: str, settings: object) -> VersionSettings:
     known: dict[str, Any] = {}
     unknown = []
@@ -252,4 +262,5 @@ TEXT = Kind("text", str)
 PATTERN = Kind("a regular expression", _parse_pattern)
 PATH = Kind("a path", _parse_path)
 LOAD_MODELS = Kind("all, none, or a list such as a.mar,name=b.mar", _parse_load_models)
+SNAPSHOT = Kind("the summary of a snapshot, as JSON", _parse_snapshot)
 MODELS = Kind('a JSON object: {"<model>": {"<version>": {"minWorkers": 1}}}', _parse_models)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     """
     worker.errors worker.protocol worker.io_threads worker.modules worker.metrics
-    model_store.errors
+    model_store.errors model_store.snapshot
     frontend.errors frontend.properties frontend.settings frontend.table
     frontend.handler_metrics frontend.access_log
     """,
@@ -28,13 +28,14 @@ LAYERS = [
     "frontend.fleet",
     "archiver.cli worker.__main__ frontend.engine frontend.background frontend.cli_client",
     "frontend.registry",
+    "frontend.snapshots",
     "frontend.predictor",
     "frontend.http",
     "frontend.app",
     "frontend.server",
     "frontend.cli_config",
     "frontend.cli_server",
-    "frontend.cli_status",
+    "frontend.cli_status frontend.cli_torchserve",
     "frontend.cli_models",
     "frontend.cli",
 ]

@@ -115,6 +115,6 @@ def test_a_variable_that_looks_like_a_slip_is_named(tmp_path: Path) -> None:
 
 
 def test_every_key_of_torchserve_is_known() -> None:
-    some = {"keystore", "metrics_mode", "vmargs", "model_snapshot", "grpc_inference_port", "debug"}
+    some = {"vmargs", "io_ratio", "prefer_direct_buffer", "netty_client_threads"}
     assert some <= INEFFECTIVE
     assert not INEFFECTIVE & set(SETTINGS)

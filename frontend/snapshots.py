@@ -1,0 +1,77 @@
+"""What a snapshot says: the settings and, as ``model_snapshot``, the registered models."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from ..model_store import snapshot
+from .properties import format_properties
+
+if TYPE_CHECKING:
+    from .config import Config
+    from .registry import Registry
+
+# Secrets, what holds for one start only, and what must be asked for anew each time.
+_NOT_KEPT = frozenset(
+    {
+        "disable_token_authorization",
+        "enable_envvars_config",
+        "keystore_pass",
+        "load_models",
+        "model_snapshot",
+        "snapshots",
+        "snapshot_dir",
+    }
+)
+
+logger = logging.getLogger("flambeau.snapshot")
+
+
+class Snapshots:
+    """Writes a snapshot of the registry after each change, in order, off the event loop."""
+
+    def __init__(self, config: Config, registry: Registry) -> None:
+        self._config = config
+        self._registry = registry
+        self._writer = ThreadPoolExecutor(1, "snapshots")
+
+    def take(self, occasion: snapshot.Occasion) -> None:
+        """Write down what is registered now."""
+        now = time.time()
+        name = snapshot.name_at(now, occasion)
+        text = render(self._config, self._registry.snapshot(), name, now)
+        self._writer.submit(self._write, name, text)
+
+    def close(self) -> None:
+        """Wait until everything is written."""
+        self._writer.shutdown()
+
+    def _write(self, name: str, text: str) -> None:
+        try:
+            snapshot.write(self._config.snapshot_dir, name, text)
+        except OSError as error:
+            logger.error("snapshot %s cannot be written: %s", name, error.strerror)
+
+
+def render(
+    config: Config, models: dict[str, dict[str, dict[str, object]]], name: str, now: float
+) -> str:
+    """The text of a snapshot, in the form of TorchServe's."""
+    summary = {
+        "name": name,
+        "modelCount": sum(map(len, models.values())),
+        "created": int(now * 1000),
+        "models": models,
+    }
+    entries = {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value, source in config.explain()
+        if source != "default" and key not in _NOT_KEPT and value is not None
+    }
+    entries["model_snapshot"] = json.dumps(summary, indent=2)
+    when = time.strftime("%a %b %d %H:%M:%S %Z %Y", time.localtime(now))
+    return f"#Saving snapshot\n#{when}\n" + format_properties(entries)

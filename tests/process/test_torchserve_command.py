@@ -1,0 +1,170 @@
+"""The command torchserve, as scripts written for TorchServe use it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from real_server import Store, environment, free_port, wait_for
+
+COMMAND = [sys.executable, "-m", "flambeau.frontend.cli_torchserve"]
+
+
+class Installation:
+    """A folder to start torchserve in, with ports and a temporary folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runs = 0
+        # Sockets lie in the temporary folder, and their paths must be short.
+        self.scratch = Path(tempfile.mkdtemp(prefix="ts"))
+        self.store = Store(folder / "store")
+        self.store.mar("obedient")
+        self.ports = {name: free_port() for name in ("inference", "management", "metrics")}
+        settings = [f"{k}_address=http://127.0.0.1:{v}\n" for k, v in self.ports.items()]
+        settings += [f"model_cache_dir={folder}/cache\n", "default_workers_per_model=1\n"]
+        (folder / "config.properties").write_text("".join(settings))
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        """Exit code and output; what a server that goes on prints later is not waited for."""
+        self.runs += 1
+        with open(self.output, "wb") as output:
+            code = subprocess.run(
+                [*COMMAND, *arguments],
+                cwd=self.folder,
+                env={**environment(), "TMPDIR": str(self.scratch)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=60,
+                check=False,
+            ).returncode
+        return code, self.output.read_text()
+
+    @property
+    def output(self) -> Path:
+        """What the last command, and the server that it started, have printed."""
+        return self.folder / f"out{self.runs}"
+
+    def ask(self, method: str, target: str, listener: str = "management") -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.ports[listener], timeout=30)
+        try:
+            connection.request(method, target)
+            response = connection.getresponse()
+            return response.status, response.read()
+        except ConnectionError as error:
+            return 0, str(error).encode()
+        finally:
+            connection.close()
+
+    def wait_until_ready(self) -> None:
+        wait_for(
+            lambda: self.ask("GET", "/readyz", "inference")[0] == 200,
+            30,
+            f"the server; it says {self.output.read_text()}",
+        )
+
+    @property
+    def pid(self) -> int | None:
+        path = self.scratch / ".model_server.pid"
+        return int(path.read_text()) if path.exists() else None
+
+    def described(self) -> dict[str, object]:
+        return dict(json.loads(self.ask("GET", "/models/obedient")[1])[0])
+
+    def has_ended(self, pid: int) -> bool:
+        # The server is a grandchild whose parent has ended: the tests' own process reaps it.
+        try:
+            return os.waitpid(pid, os.WNOHANG)[0] == pid
+        except ChildProcessError:
+            return not Path(f"/proc/{pid}").exists()
+
+
+@pytest.fixture
+def installation(tmp_path):
+    made = Installation(tmp_path)
+    yield made
+    pid = made.pid
+    if pid is not None:
+        made.run("--stop", "--foreground")
+        wait_for(lambda: made.has_ended(pid), 20, "the end of the server")
+    shutil.rmtree(made.scratch)
+
+
+START = ("--start", "--model-store", "store", "--disable-token-auth", "--enable-model-api")
+
+
+def test_a_server_is_started_and_stopped_and_starts_again_with_what_it_had(installation):
+    assert installation.run(*START, "--models", "obedient=obedient.mar")[0] == 0
+    installation.wait_until_ready()
+    assert "Model server started." in installation.output.read_text()
+    scaled = installation.ask("PUT", "/models/obedient?min_worker=2&synchronous=true")
+    assert scaled[0] == 200
+    code, said = installation.run(*START)
+    assert (code, said) == (
+        1,
+        "TorchServe is already running, please use torchserve --stop to stop TorchServe.\n",
+    )
+    first = installation.pid
+    assert installation.run("--stop") == (0, "TorchServe has stopped.\n")
+    wait_for(lambda: installation.has_ended(first), 20, "the end of the server")
+    assert installation.run("--stop") == (0, "TorchServe is not currently running.\n")
+    names = [path.name for path in (installation.folder / "logs" / "config").iterdir()]
+    kinds = sorted({re.sub(r"\d{17}-(\w+)\.cfg", r"\1", name) for name in names})
+    assert kinds == ["shutdown", "snapshot", "startup"]
+
+    assert installation.run("--start", "--dt", "--models", "none")[0] == 0
+    installation.wait_until_ready()
+    described = installation.described()
+    assert (described["minWorkers"], described["loadedAtStartup"]) == (2, False)
+
+
+def test_a_server_that_was_killed_starts_again_with_what_it_had(installation):
+    assert installation.run(*START, "--models", "obedient=obedient.mar")[0] == 0
+    installation.wait_until_ready()
+    config = installation.folder / "logs" / "config"
+    wait_for(lambda: list(config.glob("*-startup.cfg")), 20, "the first snapshot")
+    pid = installation.pid
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: installation.has_ended(pid), 20, "the end of the server")
+    code, said = installation.run("--start", "--dt")
+    assert (code, said.splitlines()[0]) == (0, "Removing orphan pid file.")
+    installation.wait_until_ready()
+    assert installation.described()["minWorkers"] == 1
+
+
+def test_the_version(installation):
+    code, said = installation.run("--version")
+    assert code == 0
+    assert re.fullmatch(r"TorchServe Version is 0\.12\.0 \(flambeau [\d.]+\)\n", said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--start",), "Missing mandatory parameter --model-store\n"),
+        (("--model-store", "nope"), "--model-store directory not found: nope\n"),
+        (("--ts-config", "nope"), "--ts-config file not found: nope\n"),
+        (("--log-config", "nope"), "--log-config file not found: nope\n"),
+        (
+            ("--workflow-store", "nope", "--model-store", "store"),
+            "--workflow-store directory not found: nope\n",
+        ),
+    ],
+)
+def test_what_is_missing_is_said(installation, arguments, said):
+    assert installation.run(*arguments) == (1, said)
+
+
+def test_one_thing_at_a_time(installation):
+    code, said = installation.run("--start", "--stop")
+    assert code == 2
+    assert "not allowed with argument" in said
