@@ -1,4 +1,4 @@
-"""The three listeners: inference, management, metrics."""
+"""The listeners: inference, management, metrics."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from .http.inference import InferenceAPI
 from .http.management import ManagementAPI
 from .http.middlewares import Answer, Guard, Listener, Route, json_answer, path_segments
 from .http.payload import request_query
+from .http.sites import open_site
 from .metrics import CONTENT_TYPE
 from .predictor import Predictor
+from .tls import Certificate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from .config import Config
+    from .config import Address, Config
     from .engine import Engine
     from .metrics import Metrics
     from .registry import Registry
 
-BACKLOG = 1024
 CLOSE_TIMEOUT = 5.0
 """Seconds that an answer under way gets when the listeners are closed."""
 
@@ -49,12 +50,22 @@ class Services:
 
 
 class Listeners:
-    """The open listeners. ``addresses`` says where each really listens, by its name."""
+    """The open listeners. ``urls`` says where each really listens, by its name.
 
-    def __init__(self, management: ManagementAPI) -> None:
+    ``addresses`` are host and port of those that have them.
+    """
+
+    def __init__(self, management: ManagementAPI, config: Config) -> None:
+        self.urls: dict[str, str] = {}
         self.addresses: dict[str, tuple[str, int]] = {}
         self._management = management
+        self._mode = int(config.unix_socket_mode, 8)
+        self._certificate = Certificate(config) if _uses_tls(config) else None
         self._runners: list[web.ServerRunner] = []
+
+    @property
+    def uses_tls(self) -> bool:
+        return self._certificate is not None
 
     async def add(self, name: str, address: str, listener: Listener) -> None:
         """Listen on ``address``; raises ConfigError if that cannot be."""
@@ -62,13 +73,31 @@ class Listeners:
         await runner.setup()
         self._runners.append(runner)
         wanted = parse_address(address)
+        tls = self._certificate.context if self._certificate and wanted.is_tls else None
         try:
-            await web.TCPSite(runner, wanted.host, wanted.port, backlog=BACKLOG).start()
+            bound = await open_site(listener, runner, wanted, self._mode, tls)
         except OSError as error:
-            raise ConfigError(_why_not(name, wanted.host, wanted.port, error)) from None
+            raise ConfigError(_why_not(f"{name}_address", wanted, error)) from None
 
-        self.addresses[name] = runner.addresses[0][:2]
-        logger.info("%s API listens on http://%s:%d", name, *self.addresses[name])
+        self.note(name, bound)
+
+    def note(self, name: str, bound: Address) -> None:
+        """Make known that ``name`` is served at ``bound``."""
+        self.urls[name] = str(bound)
+        if not bound.path:
+            self.addresses[name] = (bound.host, bound.port)
+        logger.info("%s API listens on %s", name, bound)
+
+    def reload_certificate(self) -> None:
+        """Read key and certificate again; if they do not fit, the old ones stay in use."""
+        if self._certificate is None:
+            return
+        try:
+            self._certificate.reload()
+        except (ConfigError, OSError) as error:
+            logger.error("the certificate is not replaced: %s", error)
+        else:
+            logger.info("the certificate is read again")
 
     async def stop_accepting(self) -> None:
         """Close the listening sockets; connections that exist are served on."""
@@ -84,7 +113,10 @@ class Listeners:
 
 
 async def start_listeners(services: Services) -> Listeners:
-    """Open the three listeners; raises ConfigError, with none left open, if one cannot listen."""
+    """Open the listeners; raises ConfigError, with none left open, if one cannot listen.
+
+    There are three, or two where inference and management have one address.
+    """
     config = services.config
     management = ManagementAPI(services.registry, config)
     predictor = Predictor(
@@ -92,21 +124,49 @@ async def start_listeners(services: Services) -> Listeners:
     )
     health = HealthAPI(services.registry, services.is_draining, services.is_starting)
     inference = InferenceAPI(predictor, services.registry, config, health)
-    listeners = Listeners(management)
-    routes: tuple[tuple[str, str, Route], ...] = (
+    metrics = MetricsAPI(services.metrics)
+    listeners = Listeners(management, config)
+    routes: list[tuple[str, str, Route]] = [
         ("inference", config.inference_address, inference),
         ("management", config.management_address, management),
-        ("metrics", config.metrics_address, MetricsAPI(services.metrics)),
-    )
+        ("metrics", config.metrics_address, metrics),
+    ]
+    shared = parse_address(config.inference_address)
+    if shared.is_one_with(parse_address(config.management_address)):
+        del routes[1]
+        routes[0] = ("inference", str(shared), SharedAPI((inference, management, metrics)))
+    cors = _cors(config)
     try:
         for name, address, route in routes:
-            guard = Guard(route, services.metrics.count_response, config.access_log)
+            guard = Guard(route, services.metrics.count_response, config.access_log, cors)
             await listeners.add(name, address, Listener(guard))
+        if len(routes) == 2:
+            listeners.note("management", shared)
     except BaseException:
         await listeners.close()
         raise
 
     return listeners
+
+
+class SharedAPI:
+    """The route of a listener for several APIs: the first that knows the path answers."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._routes = routes
+
+    async def __call__(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
+        match path_segments(request.raw_path):
+            case ["api-description"]:
+                return json_answer(schema.shared_document())
+            case [] if request.method == "OPTIONS":
+                return json_answer(schema.shared_document())
+        for route in self._routes:
+            try:
+                return await route(request, request_id)
+            except ResourceNotFoundError:
+                continue
+        raise ResourceNotFoundError
 
 
 class MetricsAPI:
@@ -132,13 +192,32 @@ class MetricsAPI:
                 raise ResourceNotFoundError
 
 
-def _why_not(name: str, host: str, port: int, error: OSError) -> str:
-    setting = f"{name}_address"
+def _uses_tls(config: Config) -> bool:
+    addresses = (config.inference_address, config.management_address, config.metrics_address)
+    return any(parse_address(each).is_tls for each in addresses)
+
+
+def _cors(config: Config) -> dict[str, str]:
+    headers = {
+        hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: config.cors_allowed_origin,
+        hdrs.ACCESS_CONTROL_ALLOW_METHODS: config.cors_allowed_methods,
+        hdrs.ACCESS_CONTROL_ALLOW_HEADERS: config.cors_allowed_headers,
+    }
+    return {name: value for name, value in headers.items() if value}
+
+
+def _why_not(setting: str, wanted: Address, error: OSError) -> str:
+    host, port = wanted.host, wanted.port
+    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+    if wanted.path:
+        if error.errno == errno.EADDRINUSE:
+            return f"{wanted} is in use; stop the other server or set {setting}."
+        return f"Cannot listen on {wanted} ({reason}); check {setting}."
+
     if error.errno == errno.EADDRINUSE:
         return f"Port {port} on {host} is in use; stop the other server or set {setting}."
 
     if error.errno == errno.EACCES:
         return f"Port {port} on {host} needs privileges; set {setting} to a port above 1023."
 
-    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
     return f"Cannot listen on {host}, port {port} ({reason}); check {setting}."

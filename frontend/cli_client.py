@@ -1,11 +1,13 @@
-"""How the command line talks to a running server: plain HTTP with what Python brings along."""
+"""How the command line talks to a running server: HTTP with what Python brings along."""
 
 from __future__ import annotations
 
 import json
+import socket
+import ssl
 import urllib.error
 import urllib.request
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -31,12 +33,17 @@ class AnswerError(FlambeauError):
 class Server:
     """One listener of a server, by its URL; ``0.0.0.0`` and ``::`` are reached as this machine.
 
-    Raises FlambeauError for a URL that is none.
+    ``cacert`` is a file with the certificates that vouch for an https server, in place of those
+    that this machine trusts. ``pinned`` is the server's own certificate, by whatever name it is
+    called. Raises FlambeauError for a URL that is none, and for files that hold no certificate.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, cacert: str | None = None, pinned: str | None = None) -> None:
         self.url = _reachable(url)
-        self._opener = urllib.request.build_opener(_KeepErrors, *_proxies(self.url))
+        self._base = "http://localhost" if self.url.startswith("unix:") else self.url
+        self._opener = urllib.request.build_opener(
+            _KeepErrors, *_handlers(self.url, cacert, pinned)
+        )
 
     def send(
         self,
@@ -51,7 +58,7 @@ class Server:
 
         ``timeout`` is the seconds of silence that are put up with, None for any.
         """
-        request = urllib.request.Request(self.url + path, data=body, method=method)  # noqa: S310
+        request = urllib.request.Request(self._base + path, data=body, method=method)  # noqa: S310
         if body is not None:
             request.add_header("Content-Type", content_type or "application/octet-stream")
         try:
@@ -107,6 +114,11 @@ class Server:
         return UnreachableError(f"{self.url} did not answer within {timeout:g} s.")
 
     def _nobody(self, reason: object) -> UnreachableError:
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            return UnreachableError(
+                f"The certificate of {self.url} is not trusted ({reason.verify_message}); "
+                "name a file with those that vouch for it with --cacert."
+            )
         why = "" if isinstance(reason, ConnectionRefusedError) else f" ({reason})"
         return UnreachableError(
             f"No server answers at {self.url}{why}; "
@@ -133,7 +145,61 @@ class _KeepErrors(urllib.request.HTTPErrorProcessor):
     https_response = http_response
 
 
+class _UnixConnection(HTTPConnection):
+    def __init__(self, path: str, **options: Any) -> None:
+        super().__init__("localhost", **options)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        try:
+            self.sock.connect(self._path)
+        except BaseException:
+            self.close()
+            raise
+
+
+class _UnixHandler(urllib.request.HTTPHandler):
+    """Reaches every server through one Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+
+    def http_open(self, request: urllib.request.Request) -> Any:
+        def connect(host: str, **options: Any) -> HTTPConnection:
+            return _UnixConnection(self._path, **options)
+
+        return self.do_open(connect, request)
+
+
+def _handlers(url: str, cacert: str | None, pinned: str | None) -> list[urllib.request.BaseHandler]:
+    if url.startswith("unix:"):
+        return [_UnixHandler(url[len("unix:") :]), urllib.request.ProxyHandler({})]
+    handlers: list[urllib.request.BaseHandler] = [*_proxies(url)]
+    if url.startswith("https:"):
+        handlers.append(urllib.request.HTTPSHandler(context=_trust(cacert, pinned)))
+    return handlers
+
+
+def _trust(cacert: str | None, pinned: str | None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=cacert or pinned)
+    except ssl.SSLError:
+        raise AnswerError(f"{cacert or pinned} holds no certificate in PEM.") from None
+    except OSError as error:
+        raise AnswerError(f"{cacert or pinned} cannot be read: {error.strerror}.") from None
+    if cacert or pinned:
+        # A certificate in the file is trusted as it is, whoever vouches for it.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.check_hostname = pinned is None
+    return context
+
+
 def _reachable(url: str) -> str:
+    if url.startswith("unix:/"):
+        return url
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

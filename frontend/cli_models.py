@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import mimetypes
 import sys
@@ -28,7 +29,10 @@ WORKER_COLUMNS = ("WORKER", "PID", "STATE", "GPU", "MEMORY MIB", "RESTARTS")
 
 def _management_options(command: _Command) -> _Command:
     command = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
-    return click.option(
+    command = click.option(
+        "--cacert", metavar="FILE", help="Certificates that vouch for an https server."
+    )(command)
+    command = click.option(
         "--management",
         metavar="URL",
         envvar="FLAMBEAU_MANAGEMENT",
@@ -38,6 +42,12 @@ def _management_options(command: _Command) -> _Command:
         help="Management address of the server.",
     )(command)
 
+    @functools.wraps(command)
+    def with_server(management: str, cacert: str | None, **options: Any) -> None:
+        command(server=Server(management, cacert), **options)
+
+    return with_server  # type: ignore[return-value]
+
 
 @click.group()
 def models() -> None:
@@ -46,9 +56,9 @@ def models() -> None:
 
 @models.command("list")
 @_management_options
-def list_models(management: str, as_json: bool) -> None:
+def list_models(server: Server, as_json: bool) -> None:
     """List the registered models."""
-    found = list(Server(management).models())
+    found = list(server.models())
     if as_json:
         click.echo(json.dumps({"models": found}, indent=2))
     elif found:
@@ -71,11 +81,11 @@ def list_models(management: str, as_json: bool) -> None:
 @click.option("--async", "asynchronous", is_flag=True, help="Do not wait for the workers.")
 @_management_options
 def register(
-    url: str, asynchronous: bool, management: str, as_json: bool, **parameters: Any
+    url: str, asynchronous: bool, server: Server, as_json: bool, **parameters: Any
 ) -> None:
     """Register the archive URL of the model store, and start its workers."""
     query = {"url": url, **parameters, "synchronous": not asynchronous}
-    _reply(Server(management).call("POST", "models", query=query, timeout=None), as_json)
+    _reply(server.call("POST", "models", query=query, timeout=None), as_json)
 
 
 @models.command()
@@ -90,13 +100,13 @@ def scale(
     name: str,
     version: str | None,
     asynchronous: bool,
-    management: str,
+    server: Server,
     as_json: bool,
     **parameters: Any,
 ) -> None:
     """Set the number of workers of model NAME."""
     query = {**parameters, "synchronous": not asynchronous}
-    reply = Server(management).call("PUT", *_path(name, version), query=query, timeout=None)
+    reply = server.call("PUT", *_path(name, version), query=query, timeout=None)
     _reply(reply, as_json)
 
 
@@ -104,9 +114,9 @@ def scale(
 @click.argument("name")
 @click.option("--version", help='A version, or "all".  [default: the default version]')
 @_management_options
-def describe(name: str, version: str | None, management: str, as_json: bool) -> None:
+def describe(name: str, version: str | None, server: Server, as_json: bool) -> None:
     """Show the settings and workers of model NAME."""
-    versions = Server(management).call("GET", *_path(name, version))
+    versions = server.call("GET", *_path(name, version))
     if as_json:
         click.echo(json.dumps(versions, indent=2))
     else:
@@ -117,18 +127,18 @@ def describe(name: str, version: str | None, management: str, as_json: bool) -> 
 @click.argument("name")
 @click.option("--version", help="Version to remove.  [default: the default version]")
 @_management_options
-def unregister(name: str, version: str | None, management: str, as_json: bool) -> None:
+def unregister(name: str, version: str | None, server: Server, as_json: bool) -> None:
     """Remove model NAME once its requests are answered."""
-    _reply(Server(management).call("DELETE", *_path(name, version), timeout=None), as_json)
+    _reply(server.call("DELETE", *_path(name, version), timeout=None), as_json)
 
 
 @models.command("set-default")
 @click.argument("name")
 @click.argument("version")
 @_management_options
-def set_default(name: str, version: str, management: str, as_json: bool) -> None:
+def set_default(name: str, version: str, server: Server, as_json: bool) -> None:
     """Make VERSION answer the requests for NAME that ask for no version."""
-    _reply(Server(management).call("PUT", *_path(name, version), "set-default"), as_json)
+    _reply(server.call("PUT", *_path(name, version), "set-default"), as_json)
 
 
 @click.command()
@@ -144,6 +154,7 @@ def set_default(name: str, version: str, management: str, as_json: bool) -> None
     show_default=True,
     help="Inference address of the server.",
 )
+@click.option("--cacert", metavar="FILE", help="Certificates that vouch for an https server.")
 @click.pass_context
 def predict(
     ctx: click.Context,
@@ -153,6 +164,7 @@ def predict(
     json_text: str | None,
     content_type: str | None,
     url: str,
+    cacert: str | None,
 ) -> None:
     """Send an input to MODEL and print the answer.
 
@@ -162,7 +174,7 @@ def predict(
         raise click.UsageError("Give the input: either --input FILE or --json TEXT.")
     body, guess = _read_input(str(input_file)) if json_text is None else _checked_json(json_text)
     path = "/".join(quote(part, safe="") for part in ("predictions", model, version) if part)
-    with Server(url).send(
+    with Server(url, cacert).send(
         "POST", f"/{path}", body=body, content_type=content_type or guess
     ) as response:
         _print_body(response)

@@ -14,7 +14,7 @@ import click
 from .cli_config import command_line, config_options, read_config, read_flags, show_warnings
 from .config import check_run_dir, find_run_dir, parse_address, prepare_run_dir
 from .errors import ConfigError
-from .runstate import RunningServer, is_alive, read_states, remove_state
+from .runstate import RunningServer, is_alive, read_states, remove_state, server_name
 
 if TYPE_CHECKING:
     from .config import Config
@@ -57,6 +57,7 @@ def start(ctx: click.Context, /, background: bool, ready_fd: int | None, **optio
 
 @click.command(short_help="Stop the running server.")
 @click.option("--port", type=int, metavar="PORT", help="Management port of the server to stop.")
+@click.option("--pid", type=int, metavar="PID", help="Process id of the server to stop.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0),
@@ -67,17 +68,26 @@ def start(ctx: click.Context, /, background: bool, ready_fd: int | None, **optio
 )
 @click.option("--force", is_flag=True, help="Kill the server when the timeout has passed.")
 @click.option("--run-dir", metavar="DIR", help="The run directory that the server was given.")
-def stop(port: int | None, timeout: float, force: bool, run_dir: str | None) -> None:
+def stop(
+    port: int | None, pid: int | None, timeout: float, force: bool, run_dir: str | None
+) -> None:
     """Stop the running server once it has finished the requests that it has accepted."""
     folder = locate_run_dir(run_dir)
     servers = [
-        server for server in running_servers(folder) if port in (None, server.management_port)
+        server
+        for server in running_servers(folder)
+        if port in (None, server.management_port) and pid in (None, server.pid)
     ]
     if not servers:
         click.echo(NOT_RUNNING)
         return
     if len(servers) > 1:
-        lines = [f"  --port {each.management_port}  (pid {each.pid})" for each in servers]
+        lines = [
+            f"  --port {each.management_port}  (pid {each.pid})"
+            if each.management_port
+            else f"  --pid {each.pid}  ({each.addresses['management']})"
+            for each in servers
+        ]
         raise click.ClickException(
             "\n".join(["Several servers are running; name the one to stop:", *lines])
         )
@@ -104,10 +114,10 @@ def running_servers(run_dir: Path) -> list[RunningServer]:
 
 
 def refuse_second(config: Config) -> None:
-    """Raise ConfigError if a server on record has the same management port."""
-    port = parse_address(config.management_address).port
+    """Raise ConfigError if a server on record has the same management address."""
+    name = server_name(parse_address(config.management_address))
     for server in running_servers(config.run_dir):
-        if server.management_port == port:
+        if server.name == name:
             raise ConfigError(
                 f"flambeau is already running on {server.addresses['management']} "
                 f"(pid {server.pid}), please use flambeau stop to stop it."
@@ -118,10 +128,10 @@ def _start_in_background(flags: dict[str, object], config: Config) -> None:
     from .background import start_detached
 
     command = [sys.executable, "-m", "flambeau.frontend.cli", "start", *command_line(flags)]
-    port = parse_address(config.management_address).port
+    name = server_name(parse_address(config.management_address))
     ready = start_detached(
         command,
-        config.run_dir / "logs" / f"{port}.log",
+        config.run_dir / "logs" / f"{name}.log",
         while_waiting=lambda: click.echo("Waiting for the models to load ...", err=True),
     )
     click.echo(f"flambeau is running (pid {ready.pid}).")

@@ -62,8 +62,8 @@ def _report(server: RunningServer) -> dict[str, Any]:
         "models": [],
     }
     try:
-        report["health"] = _health(server.addresses["inference"])
-        management = Server(server.addresses["management"])
+        report["health"] = _health(Server(server.addresses["inference"], pinned=server.certificate))
+        management = Server(server.addresses["management"], pinned=server.certificate)
         for model in list(management.models()):
             report["models"] += management.call("GET", "models", model["modelName"], "all")
     except FlambeauError as error:
@@ -71,8 +71,8 @@ def _report(server: RunningServer) -> dict[str, Any]:
     return report
 
 
-def _health(inference: str) -> str | None:
-    with Server(inference).send("GET", "/ping", timeout=READ_TIMEOUT) as response:
+def _health(inference: Server) -> str | None:
+    with inference.send("GET", "/ping", timeout=READ_TIMEOUT) as response:
         try:
             health = json.loads(response.read())["status"]
         except (OSError, ValueError, KeyError, TypeError):

@@ -150,10 +150,10 @@ def find_run_dir(flags: Mapping[str, object], environ: Mapping[str, str], cwd: P
     return path
 
 
-def parse_address(text: str, default_port: int = 80) -> Address:
-    """Host and port of ``http://host[:port]``; raises ConfigError for anything else."""
+def parse_address(text: str) -> Address:
+    """What the address of a listener means; raises ConfigError if it is none."""
     try:
-        return read_address(text, default_port)
+        return read_address(text)
     except ValueError as error:
         raise ConfigError(f"{text}: {error}") from None
 
@@ -191,12 +191,18 @@ def _check_addresses(config: Config) -> None:
     for index, key in enumerate(keys):
         for other in keys[:index]:
             here, there = getattr(config, key), getattr(config, other)
-            if parse_address(here).overlaps(parse_address(there)):
-                source = config.sources.get(key, "default")
-                raise ConfigError(
-                    f"{key}={here} ({source}): must differ from {other}={there}; "
-                    "one port for both is not supported yet."
+            if not parse_address(here).overlaps(parse_address(there)):
+                continue
+            if {key, other} == {"inference_address", "management_address"}:
+                if parse_address(here).is_one_with(parse_address(there)):
+                    continue
+                wish = f"must be the same as {other}={there}, or differ from it in the port."
+            else:
+                wish = (
+                    f"must differ from {other}={there}: the metrics have a listener of their own."
                 )
+            source = config.sources.get(key, "default")
+            raise ConfigError(f"{key}={here} ({source}): {wish}")
 
 
 def _model_warnings(config: Config) -> list[str]:

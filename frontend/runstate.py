@@ -1,11 +1,13 @@
 """Which servers run: each keeps a state file in the run directory for ``flambeau stop``.
 
-The files are ``<run_dir>/servers/<management port>.json``.
+The files are ``<run_dir>/servers/<management port>.json``; a Unix socket has a digest of its path
+in place of the port.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import stat
@@ -14,10 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .settings import Address, read_address
+from .settings import read_address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from .settings import Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,8 @@ class RunningServer:
     ``addresses`` are the URLs of ``inference``, ``management`` and ``metrics`` with the ports that
     are really bound, ``started_at`` seconds since the epoch, ``log`` the file that its stderr goes
     to. ``process_start`` is the kernel's reading of when the process began (in its own ticks): a
-    later process with the same pid has another one.
+    later process with the same pid has another one. ``certificate`` is the file with what its
+    https listeners show.
     """
 
     pid: int
@@ -35,22 +40,38 @@ class RunningServer:
     process_start: int | None
     addresses: Mapping[str, str]
     log: str | None = None
+    certificate: str | None = None
 
     @property
     def management_port(self) -> int:
-        return read_address(self.addresses["management"], 8081).port
+        """0 for a Unix socket."""
+        return read_address(self.addresses["management"]).port
+
+    @property
+    def name(self) -> str:
+        """What tells servers of one run directory apart."""
+        return server_name(read_address(self.addresses["management"]))
 
 
-def write_state(run_dir: Path, addresses: Mapping[str, tuple[str, int]]) -> RunningServer:
-    """Record that this process serves at ``addresses``; raises OSError if it cannot be written.
+def server_name(management: Address) -> str:
+    """The name of the server with this management address, fit for a file's name."""
+    if not management.path:
+        return str(management.port)
+    return f"unix-{hashlib.sha256(os.fsencode(management.path)).hexdigest()[:16]}"
 
-    ``addresses`` are host and bound port of each listener by name. A file that a dead server left
-    for the same management port is replaced.
+
+def write_state(
+    run_dir: Path, urls: Mapping[str, str], certificate: Path | None = None
+) -> RunningServer:
+    """Record that this process serves at ``urls``; raises OSError if it cannot be written.
+
+    ``urls`` are the listeners' by name, with the ports that are really bound. A file that a dead
+    server left for the same management address is replaced.
     """
     pid = os.getpid()
-    urls = {name: str(Address(host, port)) for name, (host, port) in addresses.items()}
-    server = RunningServer(pid, time.time(), _process_start(pid), urls, _log_file())
-    path = _path(run_dir, server.management_port)
+    shown = None if certificate is None else str(certificate)
+    server = RunningServer(pid, time.time(), _process_start(pid), dict(urls), _log_file(), shown)
+    path = _path(run_dir, server.name)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     draft = path.with_suffix(f".{pid}.draft")
     draft.write_text(json.dumps(asdict(server), indent=2), encoding="utf-8")
@@ -65,12 +86,12 @@ def read_states(run_dir: Path) -> list[RunningServer]:
         server = _read(path)
         if server is not None:
             found.append(server)
-    return sorted(found, key=lambda server: server.management_port)
+    return sorted(found, key=lambda server: (server.management_port, server.name))
 
 
 def remove_state(run_dir: Path, server: RunningServer) -> None:
     """Forget ``server``; nothing happens if it is not on record, or another one is in its place."""
-    path = _path(run_dir, server.management_port)
+    path = _path(run_dir, server.name)
     if _read(path) == server:
         path.unlink(missing_ok=True)
 
@@ -88,15 +109,15 @@ def is_alive(server: RunningServer) -> bool:
     return True
 
 
-def _path(run_dir: Path, port: int) -> Path:
-    return run_dir / "servers" / f"{port}.json"
+def _path(run_dir: Path, name: str) -> Path:
+    return run_dir / "servers" / f"{name}.json"
 
 
 def _read(path: Path) -> RunningServer | None:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         server = RunningServer(**content)
-        if server.pid > 1 and _path(path.parent.parent, server.management_port) == path:
+        if server.pid > 1 and _path(path.parent.parent, server.name) == path:
             return server
     return None
 

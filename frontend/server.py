@@ -111,7 +111,9 @@ class Server:
         except BaseException:
             await self._engine.close(0.0)
             raise
-        state = write_state(self._run_dir, listeners.addresses)
+        if listeners.uses_tls:
+            loop.add_signal_handler(signal.SIGHUP, listeners.reload_certificate)
+        state = write_state(self._run_dir, listeners.urls, self._config.certificate_file)
         logger.info("flambeau %s serves, pid %d", __version__, os.getpid())
         # Scripts written for TorchServe wait for these words.
         logger.info("Model server started.")
@@ -145,10 +147,7 @@ class Server:
         gc.collect()
         gc.freeze()
         gc.set_threshold(10_000, 50, 50)
-        addresses = {
-            name: f"http://{host}:{port}" for name, (host, port) in listeners.addresses.items()
-        }
-        _tell(self._ready_fd, {"pid": os.getpid(), "addresses": addresses, "failed": failed})
+        _tell(self._ready_fd, {"pid": os.getpid(), "addresses": listeners.urls, "failed": failed})
         logger.info("flambeau is ready")
 
     async def _drain(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 MAX_INT = 2**31 - 1
+MAX_SOCKET_PATH = 107
+"""Bytes in the path of a Unix socket."""
 LOAD_ALL = ((None, "all"),)
 """The value of ``load_models`` that stands for everything in the model store."""
 
@@ -57,15 +60,20 @@ class Setting:
 
 
 class Address(NamedTuple):
-    """Where a listener is; port 0 lets the system choose."""
+    """Where a listener is: host and port, or the ``path`` of a Unix socket.
+
+    Port 0 lets the system choose. A Unix socket has no host and the port 0.
+    """
 
     host: str
     port: int
+    is_tls: bool = False
+    path: str = ""
 
     @property
     def is_loopback(self) -> bool:
         """Only this machine can reach it."""
-        if self.host == "localhost":
+        if self.path or self.host == "localhost":
             return True
         try:
             return ipaddress.ip_address(self.host).is_loopback
@@ -76,16 +84,24 @@ class Address(NamedTuple):
     def is_wildcard(self) -> bool:
         return self.host in ("0.0.0.0", "::")  # noqa: S104 - a comparison, nothing is bound
 
+    def is_one_with(self, other: Address) -> bool:
+        """The two are one listener, as TorchServe takes two equal addresses."""
+        return self == other and bool(self.path or self.port)
+
     def overlaps(self, other: Address) -> bool:
         """The two could not both listen."""
+        if self.path or other.path:
+            return self.path == other.path
         if self.port != other.port or self.port == 0:
             return False
         same_host = self.host == other.host or (self.is_loopback and other.is_loopback)
         return same_host or self.is_wildcard or other.is_wildcard
 
     def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"{'https' if self.is_tls else 'http'}://{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +136,7 @@ VERSION_KEYS: Mapping[str, tuple[str, type]] = {
     "marName": ("mar_name", str),
     "defaultVersion": ("default_version", bool),
 }
+_ADDRESS_FORM = "an address such as http://127.0.0.1:8080, https://host:8443 or unix:/path"
 _JSON_TYPES = {int: "a whole number", str: "a string", bool: "true or false"}
 
 
@@ -147,31 +164,43 @@ def choice(*values: str) -> Kind:
     return Kind(f"{', '.join(values[:-1])} or {values[-1]}", parse)
 
 
-def address(default_port: int) -> Kind:
-    """A listener's address, as ``http://host:port``; ``default_port`` is for one without a port."""
+def address(http_port: int, https_port: int) -> Kind:
+    """A listener's address; the ports are for one without a port."""
 
     def parse(text: str) -> str:
-        return str(read_address(text, default_port))
+        return str(read_address(text, http_port, https_port))
 
-    return Kind("an address such as http://127.0.0.1:8080", parse)
+    return Kind(_ADDRESS_FORM, parse)
 
 
-def read_address(text: str, default_port: int) -> Address:
-    """The host and port of ``http://host[:port]``; raises ValueError."""
-    form = "must be an address such as http://127.0.0.1:8080"
-    if text.lower().startswith(("https:", "unix:")):
-        scheme = text.split(":")[0].lower()
-        raise ValueError(f"{scheme} is not supported yet, it {form}")
+def read_address(text: str, http_port: int = 80, https_port: int = 443) -> Address:
+    """``http://host[:port]``, ``https://host[:port]`` or ``unix:/path``; raises ValueError."""
+    if text.lower().startswith("unix:"):
+        return Address("", 0, path=_socket_path(text[len("unix:") :]))
+    form = f"must be {_ADDRESS_FORM}"
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
     except ValueError:
         raise ValueError(form) from None
-    if parts.scheme.lower() != "http" or not host or parts.path not in ("", "/"):
+    if parts.scheme.lower() not in ("http", "https") or not host or parts.path not in ("", "/"):
         raise ValueError(form)
     if parts.query or parts.fragment or "@" in parts.netloc or re.search(r"\s", text):
         raise ValueError(form)
-    return Address(host, default_port if port is None else port)
+    is_tls = parts.scheme.lower() == "https"
+    if port is None:
+        port = https_port if is_tls else http_port
+    return Address(host, port, is_tls)
+
+
+def _socket_path(given: str) -> str:
+    if not given.startswith("/") or not given.strip("/") or "\0" in given:
+        raise ValueError("must be unix: and an absolute path, such as unix:/run/flambeau/http.sock")
+    # unix:///path is in use, too.
+    path = os.path.normpath("/" + given.lstrip("/"))
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise ValueError(f"must not be longer than {MAX_SOCKET_PATH} bytes: sockets allow no more")
+    return path
 
 
 def _parse_boolean(text: str) -> bool:
@@ -185,6 +214,18 @@ def _parse_pattern(text: str) -> str:
         re.compile(text)
     except re.error as error:
         raise ValueError(f"must be a regular expression: {error}") from None
+    return text
+
+
+def _parse_file_mode(text: str) -> str:
+    if not re.fullmatch("0?[0-7]{3}", text):
+        raise ValueError
+    return text[-3:]
+
+
+def _parse_header_value(text: str) -> str:
+    if not text.isascii() or not text.isprintable():
+        raise ValueError
     return text
 
 
@@ -260,6 +301,8 @@ def _object(where: str, value: object) -> dict[str, object]:
 BOOLEAN = Kind("true or false", _parse_boolean)
 TEXT = Kind("text", str)
 PATTERN = Kind("a regular expression", _parse_pattern)
+HEADER_VALUE = Kind("printable ASCII characters", _parse_header_value)
+FILE_MODE = Kind("a file mode such as 660", _parse_file_mode)
 PATH = Kind("a path", _parse_path)
 LOAD_MODELS = Kind("all, none, or a list such as a.mar,name=b.mar", _parse_load_models)
 SNAPSHOT = Kind("the summary of a snapshot, as JSON", _parse_snapshot)

@@ -22,7 +22,8 @@ LAYERS = [
     "model_store.manifest frontend.batcher frontend.config_sources frontend.config_listeners "
     "frontend.config_models frontend.config_observability frontend.config_security",
     "model_store.archive frontend.roster frontend.config frontend.devices frontend.runstate",
-    "model_store.store frontend.commands frontend.precedence frontend.launcher frontend.describe",
+    "model_store.store frontend.commands frontend.precedence frontend.launcher frontend.describe "
+    "frontend.tls",
     "handlers archiver.writers worker.loader worker.service worker.link frontend.dispatcher",
     "archiver.packager worker.main frontend.crew frontend.router frontend.metrics",
     "frontend.fleet",

@@ -63,6 +63,7 @@ class InferenceAPI:
         self._predictor = predictor
         self._registry = registry
         self._limit = config.max_request_size
+        self._longest_answer = config.max_response_size
         self._health = health
 
     async def __call__(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
@@ -170,8 +171,19 @@ class InferenceAPI:
                 given = await read_parts(request, self._limit, with_query=with_query)
             return {**client_headers(request), **added}, given
 
-        outcome = await self._predictor.predict(request_id, model, version, read_input, _check)
+        outcome = await self._predictor.predict(request_id, model, version, read_input, self._check)
         return _answer(outcome)
+
+    def _check(self, outcome: Outcome) -> None:
+        """Raise InferenceError if the handler has answered what cannot be sent."""
+        size = len(outcome.body)
+        if size > self._longest_answer:
+            raise InferenceError(
+                f"The model's answer of {size} bytes exceeds max_response_size="
+                f"{self._longest_answer} of the server's configuration.",
+                500,
+            )
+        _check(outcome)
 
 
 def _check(outcome: Outcome) -> None:

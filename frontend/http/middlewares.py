@@ -14,7 +14,8 @@ import json
 import logging
 import random
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -33,6 +34,7 @@ Route = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 """Takes a request and its id; raises FlambeauError where there is no good answer."""
 
 X_REQUEST_ID = istr("x-request-id")
+_HTTPS_ONLY = "This TorchServe instance only accepts HTTPS requests"
 _RETRY_AFTER = istr("Retry-After")
 # A client's own id goes into logs and headers: nothing that separates fields there.
 _USABLE_ID = re.compile(r"[0-9A-Za-z._~:/@+=-]{1,128}")
@@ -151,11 +153,16 @@ class Guard:
     """Answers every request that reaches a listener, whatever its route raises."""
 
     def __init__(
-        self, route: Route, count_response: Callable[[int], None], access_log: bool
+        self,
+        route: Route,
+        count_response: Callable[[int], None],
+        access_log: bool,
+        cors: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._route = route
         self._count_response = count_response
         self._access_log = access_log
+        self._cors = cors
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         identity = request_id(request)
@@ -176,6 +183,8 @@ class Guard:
             )
             response = _render_error(bug, identity)
         response.headers[X_REQUEST_ID] = identity
+        if self._cors:
+            self._add_cors(response)
         self._count_response(response.status)
         if self._access_log:
             _log_access(request, response.status, asyncio.get_running_loop().time() - started)
@@ -187,8 +196,25 @@ class Guard:
         response = _render_error(BadRequestError("Invalid HTTP message."), identity)
         response.headers[X_REQUEST_ID] = identity
         response.force_close()
+        self._add_cors(response)
         self._count_response(response.status)
         return response
+
+    def refuse_plain_http(self) -> bytes:
+        """The whole answer to plain HTTP where TLS is spoken, in TorchServe's words."""
+        answer = json_answer({"status": _HTTPS_ONLY}, 403)
+        answer.headers[hdrs.CONTENT_LENGTH] = str(answer.content_length)
+        answer.headers[hdrs.CONNECTION] = "close"
+        self._add_cors(answer)
+        self._count_response(answer.status)
+        head = "".join(f"{name}: {value}\r\n" for name, value in answer.headers.items())
+        body = answer.body if isinstance(answer.body, bytes) else b""
+        return f"HTTP/1.1 403 Forbidden\r\n{head}\r\n".encode() + body
+
+    def _add_cors(self, response: web.StreamResponse) -> None:
+        """The configured headers, unless the handler has set them itself."""
+        for name, value in self._cors.items():
+            response.headers.setdefault(name, value)
 
 
 def _log_access(request: web.BaseRequest, status: int, seconds: float) -> None:
@@ -208,6 +234,7 @@ class Listener(web.Server):
     def __init__(self, guard: Guard) -> None:
         super().__init__(guard, handler_cancellation=True)
         self._guard = guard
+        self.refuse_plain_http = guard.refuse_plain_http
 
     def __call__(self) -> web.RequestHandler:
         return _Connection(

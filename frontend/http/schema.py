@@ -97,6 +97,14 @@ def management_document() -> Document:
     )
 
 
+def shared_document() -> Document:
+    """The APIs of a listener that serves them all."""
+    document = inference_document()
+    for other in (management_document(), metrics_document()):
+        document["paths"] = {**other["paths"], **document["paths"]}
+    return document
+
+
 def metrics_document() -> Document:
     """The metrics API."""
     metrics = _operation(

@@ -232,11 +232,31 @@ def test_anything_else_is_no_address(text: str) -> None:
         parse_address(text)
 
 
-@pytest.mark.parametrize(("text", "scheme"), [("https://h:1", "https"), ("unix:/run/x", "unix")])
-def test_https_and_unix_are_not_supported_yet(tmp_path: Path, text: str, scheme: str) -> None:
-    assert f"{scheme} is not supported yet" in refusal(tmp_path, inference_address=text)
-    with pytest.raises(ConfigError, match="not supported yet"):
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("https://h:1", Address("h", 1, is_tls=True)),
+        ("HTTPS://h", Address("h", 443, is_tls=True)),
+        ("unix:/run/x.sock", Address("", 0, path="/run/x.sock")),
+        ("unix:///run//x.sock", Address("", 0, path="/run/x.sock")),
+        ("UNIX:/run/a/../x", Address("", 0, path="/run/x")),
+    ],
+)
+def test_an_address_may_be_https_or_a_unix_socket(text: str, address: Address) -> None:
+    assert parse_address(text) == address
+    assert parse_address(str(address)) == address
+
+
+@pytest.mark.parametrize("text", ["unix:", "unix:/", "unix:run/x", "unix://"])
+def test_a_unix_address_needs_an_absolute_path(text: str) -> None:
+    with pytest.raises(ConfigError, match="must be unix: and an absolute path"):
         parse_address(text)
+
+
+def test_a_path_that_no_socket_can_have_is_refused() -> None:
+    parse_address("unix:/" + "x" * 106)
+    with pytest.raises(ConfigError, match="must not be longer than 107 bytes"):
+        parse_address("unix:/" + "x" * 107)
 
 
 def test_missing_ports_are_torchserves(tmp_path: Path) -> None:
@@ -245,16 +265,38 @@ def test_missing_ports_are_torchserves(tmp_path: Path) -> None:
     assert config.inference_address == "http://h:80"
     assert config.management_address == "http://h:8081"
     assert config.metrics_address == "http://h:8082"
+    config = load(tmp_path, text.replace("http:", "https:"))
+    assert config.inference_address == "https://h:443"
+    assert config.management_address == "https://h:8444"
+    assert config.metrics_address == "https://h:8445"
 
 
 @pytest.mark.parametrize(
     "management",
-    ["http://127.0.0.1:8080", "http://localhost:8080", "http://0.0.0.0:8080", "http://[::]:8080"],
+    ["https://127.0.0.1:8080", "http://localhost:8080", "http://0.0.0.0:8080", "http://[::]:8080"],
 )
-def test_two_listeners_cannot_share_an_address(tmp_path: Path, management: str) -> None:
+def test_two_listeners_cannot_half_share_an_address(tmp_path: Path, management: str) -> None:
     message = refusal(tmp_path, management_address=management)
     assert message.startswith(f"management_address={management} (flag --management-address)")
+    assert "must be the same as inference_address=http://127.0.0.1:8080, or differ" in message
+
+
+@pytest.mark.parametrize("shared", ["http://127.0.0.1:9", "https://h:9", "unix:/run/x"])
+def test_inference_and_management_may_have_one_address(tmp_path: Path, shared: str) -> None:
+    load(tmp_path, inference_address=shared, management_address=shared)
+    message = refusal(tmp_path, inference_address=shared, metrics_address=shared)
     assert "must differ from inference_address" in message
+
+
+@pytest.mark.parametrize("mode", ["0600", "660"])
+def test_the_mode_of_sockets_is_octal(tmp_path: Path, mode: str) -> None:
+    assert load(tmp_path, f"unix_socket_mode={mode}").unix_socket_mode == mode[-3:]
+    assert "must be a file mode such as 660" in refusal(tmp_path, "unix_socket_mode=888")
+
+
+def test_a_header_of_the_configuration_is_plain(tmp_path: Path) -> None:
+    assert load(tmp_path, "cors_allowed_origin=*").cors_allowed_origin == "*"
+    assert "printable" in refusal(tmp_path, "cors_allowed_origin=a\\r\\nSet-Cookie: b")
 
 
 def test_port_0_may_be_used_for_all(tmp_path: Path) -> None:

@@ -17,7 +17,11 @@ from flambeau.frontend.config import Config, check_run_dir, load_config, prepare
 from flambeau.frontend.errors import ConfigError
 from flambeau.frontend.runstate import is_alive, read_states, remove_state, write_state
 
-ADDRESSES = {"inference": ("127.0.0.1", 1), "management": ("::1", 2), "metrics": ("10.0.0.1", 3)}
+ADDRESSES = {
+    "inference": "https://127.0.0.1:1",
+    "management": "http://[::1]:2",
+    "metrics": "http://10.0.0.1:3",
+}
 
 
 def test_the_default_is_below_the_users_runtime_directory(tmp_path: Path) -> None:
@@ -77,6 +81,19 @@ def test_a_server_on_record_is_read_again(tmp_path: Path) -> None:
     assert server.addresses["management"] == "http://[::1]:2"
     assert is_alive(server)
     assert [path.name for path in (tmp_path / "servers").iterdir()] == ["2.json"]
+
+
+def test_servers_with_unix_sockets_have_records_of_their_own(tmp_path: Path) -> None:
+    servers = [
+        write_state(tmp_path, {"management": f"unix:/run/{name}"}, tmp_path / "certificate")
+        for name in ("a", "b")
+    ]
+    assert {server.name for server in read_states(tmp_path)} == {each.name for each in servers}
+    assert servers[0].name != servers[1].name
+    assert servers[0].management_port == 0
+    assert servers[0].certificate == str(tmp_path / "certificate")
+    remove_state(tmp_path, servers[0])
+    assert read_states(tmp_path) == servers[1:]
 
 
 def test_a_record_is_removed_by_its_own_server_only(tmp_path: Path) -> None:

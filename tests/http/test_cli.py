@@ -203,7 +203,7 @@ from pathlib import Path
 from flambeau.frontend.runstate import write_state
 port, stubborn = int(sys.argv[1]), sys.argv[2] == "stubborn"
 signal.signal(signal.SIGTERM, signal.SIG_IGN if stubborn else lambda *_: sys.exit(0))
-here = {name: ("127.0.0.1", port) for name in ("inference", "management", "metrics")}
+here = {name: f"http://127.0.0.1:{port}" for name in ("inference", "management", "metrics")}
 write_state(Path("run"), here)
 print("up", flush=True)
 while True:

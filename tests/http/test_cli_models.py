@@ -290,8 +290,8 @@ def on_record(*servers: Stub) -> None:
     """This very process counts as the servers."""
     Path("run").mkdir(mode=0o700)
     for server in servers:
-        here = ("127.0.0.1", server.server_port)
-        write_state(Path("run"), {"inference": here, "management": here, "metrics": here})
+        names = ("inference", "management", "metrics")
+        write_state(Path("run"), dict.fromkeys(names, server.url))
 
 
 def test_status_without_a_server_is_exit_code_1(stub: Stub) -> None:
