@@ -19,12 +19,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 from multidict import CIMultiDict, istr
 
 from ... import FlambeauError
 from ..access_log import log_access
-from ..errors import BadRequestError, MalformedPathError, ServiceUnavailableError
+from ..errors import (
+    BadRequestError,
+    ExpectationFailedError,
+    MalformedPathError,
+    ServiceUnavailableError,
+)
 from .payload import clean_text
 
 if TYPE_CHECKING:
@@ -149,6 +154,11 @@ def path_segments(target: str) -> list[str]:
     return segments[1:]
 
 
+def _check_expectation(expected: str) -> None:
+    if expected.lower() != "100-continue":
+        raise ExpectationFailedError
+
+
 class Guard:
     """Answers every request that reaches a listener, whatever its route raises."""
 
@@ -168,6 +178,8 @@ class Guard:
         identity = request_id(request)
         started = asyncio.get_running_loop().time() if self._access_log else 0.0
         try:
+            if hdrs.EXPECT in request.headers:
+                _check_expectation(request.headers[hdrs.EXPECT])
             response = await self._route(request, identity)
         except FlambeauError as error:
             response = _render_error(error, identity)
@@ -266,4 +278,6 @@ class _Connection(web.RequestHandler):
             return super().handle_error(request, status, exc, message)
 
         logger.debug("malformed HTTP from %s: %s", request.remote, message)
+        # aiohttp makes up a request of HTTP/1.0 where it could not read one.
+        request._version = HttpVersion11
         return self._guard.refuse()

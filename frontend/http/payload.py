@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 from aiohttp import hdrs, web
 
-from ..errors import BadRequestError, ExpectationFailedError, PayloadTooLargeError
+from ..errors import BadRequestError, PayloadTooLargeError
 from ..jobs import Part
 
 if TYPE_CHECKING:
@@ -88,9 +88,6 @@ async def _read_rest(content: StreamReader, first: bytes, limit: int) -> bytes:
 
 async def _confirm(request: web.BaseRequest) -> None:
     """Tell a client that waits for it to send the body (curl waits a second otherwise)."""
-    if request.headers[hdrs.EXPECT].lower() != "100-continue":
-        raise ExpectationFailedError
-
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     # aiohttp takes bytes on the wire for the beginning of the answer.
     request.writer.output_size = 0
