@@ -87,6 +87,9 @@ class InferenceAPI:
                 return json_answer(schema.inference_document())
             case ["invocations"]:
                 return await self._invocations(request, request_id)
+            case ["models", "predict"]:
+                # The management API's, where both have one address.
+                raise ResourceNotFoundError
             case ["models", model, "invoke"] | [model, "predict"]:
                 return await self._legacy(request, request_id, model, None)
             case [model, version, "predict"]:

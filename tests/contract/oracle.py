@@ -81,6 +81,8 @@ def torchserve(commands: Path, base: Path, profile: Profile) -> Iterator[Mapping
     store = Store(base / "store")
     fill(store)
     ports = {name: free_port() for name in ("inference", "management", "metrics")}
+    if profile.one_address:
+        ports["management"] = ports["inference"]
     addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     settings = {
         **profile.settings,

@@ -13,12 +13,16 @@ STARTUP = "telling=telling.mar"
 
 @dataclass(frozen=True)
 class Profile:
-    """``settings`` are the file; ``flags`` are flambeau's, ``torchserve_flags`` TorchServe's."""
+    """``settings`` are the file; ``flags`` are flambeau's, ``torchserve_flags`` TorchServe's.
+
+    With ``one_address`` inference and management share theirs.
+    """
 
     settings: Mapping[str, object]
     flags: tuple[str, ...] = ()
     torchserve_flags: tuple[str, ...] = ("--disable-token-auth", "--enable-model-api")
     environ: Mapping[str, str] = field(default_factory=dict)
+    one_address: bool = False
 
 
 _QUICK = {
@@ -29,5 +33,14 @@ _QUICK = {
 
 PROFILES: Mapping[str, Profile] = {
     "open": Profile({**_QUICK, "max_request_size": 100_000}),
+    "shared": Profile(
+        {
+            **_QUICK,
+            "cors_allowed_origin": "https://app.example",
+            "cors_allowed_methods": "GET, POST",
+            "cors_allowed_headers": "X-Custom",
+        },
+        one_address=True,
+    ),
     "raw": Profile({**_QUICK, "decode_input_request": "false"}),
 }

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from contract import table_inputs, table_management, table_outputs, table_routes
+from contract import (
+    table_inputs,
+    table_listeners,
+    table_management,
+    table_outputs,
+    table_routes,
+)
 
 CASES = (
     *table_routes.CASES,
     *table_inputs.CASES,
     *table_outputs.CASES,
     *table_management.CASES,
+    *table_listeners.CASES,
 )

@@ -9,7 +9,7 @@ from contract.exchange import exchange
 from contract.models import fill
 from contract.profiles import PROFILES
 from contract.tables import CASES
-from real_server import RealServer
+from real_server import RealServer, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RealS
     servers: dict[str, RealServer] = {}
     try:
         for name, profile in PROFILES.items():
-            server = RealServer(tmp_path_factory.mktemp(name), profile.flags, profile.settings)
+            flags = profile.flags
+            if profile.one_address:
+                here = f"http://127.0.0.1:{free_port()}"
+                flags += (f"--inference-address={here}", f"--management-address={here}")
+            server = RealServer(tmp_path_factory.mktemp(name), flags, profile.settings)
             fill(server.store)
             servers[name] = server
             server.start()
