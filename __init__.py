@@ -17,6 +17,10 @@ class FlambeauError(Exception):
 
     status: int = 500
     type: str = "InternalServerException"
+    reason: str | None = None
+    """Why the request was refused, in a word for programs: ``queue_full``, ``draining`` ..."""
+    clock: str | None = None
+    """Which time ran out: startup, queue, response, drain, client or request."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..worker.protocol import Message
+    from ..worker.protocol import Answer, Message
     from .jobs import Job
     from .lifecycle import VersionKey
     from .roster import Exit, VersionSpec
@@ -28,6 +28,14 @@ class Resolve:
     """``job.outcome`` is there: wake whoever waits for it."""
 
     job: Job
+
+
+@dataclass(slots=True)
+class Stream:
+    """Give the client of ``job`` a piece of its answer; the rest follows."""
+
+    job: Job
+    piece: Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,7 @@ class Notify:
     key: VersionKey
 
 
-Command = Send | Resolve | Spawn | Kill | Report | Notify
+Command = Send | Resolve | Stream | Spawn | Kill | Report | Notify
 
 
 Alarm = Callable[[float], None]

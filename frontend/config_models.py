@@ -75,6 +75,11 @@ class ModelsKeys:
     default_startup_timeout: int = key(
         integer(1), 120, "Seconds that a worker may take to load its model."
     )
+    default_queue_timeout: int = key(
+        integer(0),
+        0,
+        "Seconds that a request may wait for a worker before it is answered 504; 0: no limit.",
+    )
     unregister_model_timeout: int = key(
         integer(1), 120, "Seconds that the removal of a model may take."
     )

@@ -13,6 +13,7 @@ from .dispatcher import Dispatcher
 from .lifecycle import VersionState, WorkerState
 from .roster import (
     BOOT_ATTEMPTS,
+    TIMED_OUT,
     Departure,
     Exit,
     ExitReason,
@@ -80,7 +81,9 @@ class Crew:
         for slot in list(version.slots.values()):
             if slot.worker is not None and (force or slot.worker.in_flight):
                 message = "Stopped because draining took too long."
-                exit = Exit(slot.worker.identity, ExitReason.STOPPED, message, now, status=503)
+                exit = Exit(
+                    slot.worker.identity, ExitReason.STOPPED, message, now, status=TIMED_OUT
+                )
                 self._lose(slot.worker, exit, now, force=force)
         self._dispatcher.refuse_waiting(version, now)
         self._finish_drain(version, now)

@@ -54,7 +54,7 @@ def describe_version(
         "deviceType": "gpu" if on_gpu else "cpu",
         "deviceIds": list(spec.device_ids) or None,
         "continuousBatching": False,
-        "useJobTicket": False,
+        "useJobTicket": spec.job_ticket,
         "useVenv": False,
         "stateful": False,
         "sequenceMaxIdleMSec": 0,

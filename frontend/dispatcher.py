@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
+from math import ceil
 from typing import TYPE_CHECKING
 
 from ..worker.protocol import Work
-from .commands import Agenda, Resolve, Send
+from .commands import Agenda, Resolve, Send, Stream
 from .errors import (
     DeadlineExceededError,
     DrainingError,
     InferenceError,
     ModelFailedError,
+    NoFreeWorkerError,
     NoWorkerError,
     QueueFullError,
 )
@@ -33,6 +36,7 @@ class Dispatcher:
         self._agenda = agenda
         self._watch = watch
         self._batch_ids = itertools.count(1)
+        self._tickets = itertools.count(1)
 
     def offer(self, version: Version, job: Job, now: float) -> None:
         """Queue a new job; raises ServiceUnavailableError when that is not possible."""
@@ -43,11 +47,11 @@ class Dispatcher:
             raise DrainingError(f'Model "{name}" is being unregistered.')
         if not version.has_active_slot:
             raise NoWorkerError(name, requested)
-        if version.spec.client_timeout:
-            job.deadline = job.offered_at + version.spec.client_timeout
+        if version.spec.job_ticket and not _has_ticket(version):
+            raise NoFreeWorkerError(name, requested)
         if not version.queue.offer(job, now):
-            raise QueueFullError(name, requested)
-        if job.deadline is not None:
+            raise QueueFullError(name, requested, _seconds_to_room(version))
+        if version.spec.client_timeout or version.spec.queue_timeout or job.time_limit is not None:
             self._expect(version, job)
         self.dispatch(version, now)
 
@@ -85,6 +89,14 @@ class Dispatcher:
             self._watch(worker)
         version.running += len(jobs)
         self._agenda.command(Send(worker.identity, Work(batch.id, jobs)))
+
+    def pass_on(self, worker: Worker, batch: Batch, index: int, piece: Answer, now: float) -> None:
+        """A worker has a piece of an answer; the time for the next one begins."""
+        batch.deadline = now + worker.slot.version.spec.response_timeout
+        job = batch.jobs[index]
+        job.streams = True
+        if not job.is_settled:
+            self._agenda.command(Stream(job, piece))
 
     def complete(self, worker: Worker, batch: Batch, result: Result, now: float) -> None:
         """A worker answered ``batch``: settle its jobs. The caller decides what it does next."""
@@ -126,8 +138,8 @@ class Dispatcher:
                     continue
                 job.losses += was_begun
                 is_spent = job.losses > version.spec.lost_retries or (was_begun and is_culprit)
-                if is_spent or not version.has_active_slot:
-                    self._fail(version, job, InferenceError("Worker died.", exit.status), now)
+                if is_spent or job.streams or not version.has_active_slot:
+                    self._fail(version, job, _death(exit), now)
                 else:
                     job.move(JobState.QUEUED)
                     again.append(job)
@@ -165,34 +177,43 @@ class Dispatcher:
         self.dispatch(version, now)
 
     def _expect(self, version: Version, job: Job) -> None:
-        """Have one alarm, for the oldest unanswered job: those behind it run out of time later.
+        """Watch the clocks of ``job``.
 
-        An alarm per job would keep each of them, body and all, until its time is over.
+        One alarm serves all of a version's deadlines. The heap holds numbers, not jobs: a body is
+        not kept until the time of its request would have been over.
         """
-        expected = version.expected
-        while expected and expected[0].is_settled:
-            expected.popleft()
-        expected.append(job)
-        self._watch_expected(version)
+        spec = version.spec
+        limits = [limit for limit in (spec.client_timeout, job.time_limit) if limit]
+        job.ticket = next(self._tickets)
+        version.expected[job.ticket] = job
+        if limits:
+            job.deadline = job.offered_at + min(limits)
+            heapq.heappush(version.deadlines, (job.deadline, job.ticket, False))
+        if spec.queue_timeout:
+            at = job.offered_at + spec.queue_timeout
+            heapq.heappush(version.deadlines, (at, job.ticket, True))
+        if len(version.deadlines) > 4 * len(version.expected) + 64:
+            version.deadlines = [
+                entry for entry in version.deadlines if entry[1] in version.expected
+            ]
+            heapq.heapify(version.deadlines)
+        self._watch_deadlines(version)
 
-    def _watch_expected(self, version: Version) -> None:
-        deadline = version.expected[0].deadline if version.expected else None
-        if deadline is not None and not version.is_expiry_watched:
-            version.is_expiry_watched = True
-            self._agenda.alarm(deadline, lambda now: self._expired(version, now))
+    def _watch_deadlines(self, version: Version) -> None:
+        at = version.deadlines[0][0] if version.deadlines else None
+        if at is not None and (version.expires_at is None or at < version.expires_at):
+            version.expires_at = at
+            self._agenda.alarm(at, lambda now: self._expired(version, at, now))
 
-    def _expired(self, version: Version, now: float) -> None:
-        version.is_expiry_watched = False
-        expected = version.expected
-        while expected and (expected[0].is_settled or expected[0].is_expired(now)):
-            self._expire(version, expected.popleft(), now)
-        self._watch_expected(version)
-
-    def _expire(self, version: Version, job: Job, now: float) -> None:
-        if not job.is_settled:
-            limit = f"{version.spec.client_timeout:g} s (clientTimeoutInMills)"
-            error = DeadlineExceededError(f"The request was not answered within {limit}.")
-            self._fail(version, job, error, now)
+    def _expired(self, version: Version, rang_at: float, now: float) -> None:
+        if version.expires_at == rang_at:
+            version.expires_at = None
+        while version.deadlines and version.deadlines[0][0] <= now:
+            _, ticket, in_queue = heapq.heappop(version.deadlines)
+            job = version.expected.get(ticket)
+            if job is not None and not (in_queue and job.state is not JobState.QUEUED):
+                self._fail(version, job, _too_late(version, job, in_queue), now)
+        self._watch_deadlines(version)
 
     def _fail(self, version: Version, job: Job, error: FlambeauError, now: float) -> None:
         waited = (job.taken_at or now) - job.offered_at
@@ -202,10 +223,43 @@ class Dispatcher:
     def _settle(self, version: Version, job: Job, to: JobState, outcome: Outcome) -> None:
         waiting = job.state is JobState.QUEUED
         job.settle(to, outcome)
+        if job.ticket:
+            version.expected.pop(job.ticket, None)
         if waiting:
             version.queue.discard()
         if to is not JobState.CANCELLED:
             self._agenda.command(Resolve(job))
+
+
+def _has_ticket(version: Version) -> bool:
+    """A worker waits for one request more."""
+    return len(version.queue) < len(version.free) * version.queue.batch_size
+
+
+def _seconds_to_room(version: Version) -> int:
+    """In about how many seconds the queue will have been served, from 1 to 30."""
+    batches = ceil(len(version.queue) / version.queue.batch_size)
+    seconds = batches * (version.handler_seconds or 0.0) / max(1, len(version.slots))
+    return min(30, max(1, ceil(seconds)))
+
+
+def _death(exit: Exit) -> InferenceError:
+    """What a request is told whose worker died. The first words are TorchServe's."""
+    message = f"Worker died. {exit.message}" if exit.clock else "Worker died."
+    return InferenceError(message, exit.status, exit.clock)
+
+
+def _too_late(version: Version, job: Job, in_queue: bool) -> DeadlineExceededError:
+    spec = version.spec
+    if in_queue:
+        text = f"The request waited longer than {spec.queue_timeout:g} s (queueTimeout)."
+        return DeadlineExceededError(text, "queue")
+    own = job.time_limit
+    if own and (not spec.client_timeout or own <= spec.client_timeout):
+        text = f"The request was not answered within {own:g} s (X-Request-Timeout-Ms)."
+        return DeadlineExceededError(text, "request")
+    limit = f"{spec.client_timeout:g} s (clientTimeoutInMills)"
+    return DeadlineExceededError(f"The request was not answered within {limit}.", "client")
 
 
 def failed_message(version: Version) -> str:

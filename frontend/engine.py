@@ -7,19 +7,22 @@ import logging
 from time import monotonic as now
 from typing import TYPE_CHECKING, Any
 
-from ..worker.protocol import Bye, Hello, Loaded, LoadFailed, Message, Result
-from .commands import Command, Kill, Notify, Report, Resolve, Send, Spawn
+from ..worker.protocol import Bye, Chunk, Hello, Loaded, LoadFailed, Message, Result
+from .commands import Command, Kill, Notify, Report, Resolve, Send, Spawn, Stream
 from .errors import DrainingError
+from .jobs import Outcome
 from .launcher import Launch
 from .roster import Exit, ExitReason
 from .router import Router
+from .streams import BodyStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from ..worker.protocol import Answer
     from .fleet import Fleet
-    from .jobs import Job, Outcome
+    from .jobs import Job
     from .launcher import Handle, Launcher
     from .lifecycle import VersionKey
     from .roster import Version, VersionSpec
@@ -57,6 +60,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._router = Router(socket_path, self._received, self._violated)
         self._waiting: dict[Job, asyncio.Future[Outcome]] = {}
+        self._streams: dict[Job, BodyStream] = {}
         self._handles: dict[str, Handle] = {}
         self._doomed: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -79,6 +83,7 @@ class Engine:
     def abandon(self, key: VersionKey, job: Job) -> None:
         """The client of ``job`` left. Idempotent."""
         self._waiting.pop(job, None)
+        self._streams.pop(job, None)
         self._run(self._fleet.abandoned(key, job, now()))
 
     def version(self, key: VersionKey) -> Version | None:
@@ -142,6 +147,8 @@ class Engine:
         for command in commands:
             if isinstance(command, Resolve):
                 self._resolve(command.job)
+            elif isinstance(command, Stream):
+                self._stream(command.job, command.piece)
             elif isinstance(command, Send):
                 if not self._router.send(command.identity, command.message):
                     self._loop.call_soon(self._undelivered, command)
@@ -164,8 +171,28 @@ class Engine:
 
     def _resolve(self, job: Job) -> None:
         future = self._waiting.pop(job, None)
-        if future is not None and not future.done() and job.outcome is not None:
+        if future is None or job.outcome is None:
+            return
+        if job.streams and job in self._streams:
+            self._streams.pop(job).finish(job.outcome)
+        elif not future.done():
             future.set_result(job.outcome)
+
+    def _stream(self, job: Job, piece: Answer) -> None:
+        """The first piece is the outcome, with a stream that the others go into."""
+        future = self._waiting.get(job)
+        if future is None:
+            return
+        stream = self._streams.get(job)
+        if stream is None:
+            stream = self._streams[job] = BodyStream()
+            outcome = Outcome(
+                piece.status, piece.reason, piece.headers, queued=job.taken_at - job.offered_at
+            )
+            outcome.stream = stream
+            if not future.done():
+                future.set_result(outcome)
+        stream.put(piece.body)
 
     def _notify(self) -> None:
         watchers, self._watchers = self._watchers, set()
@@ -197,6 +224,8 @@ class Engine:
                 if message.samples:
                     self._on_samples(message.samples)
                 self._run(self._fleet.result(identity, message, at))
+            case Chunk():
+                self._run(self._fleet.chunk(identity, message, at))
             case Hello():
                 self._run(self._fleet.hello(identity, message.major, message.pid, at))
             case Loaded():

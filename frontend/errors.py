@@ -20,6 +20,7 @@
     │   ├── NoWorkerError               nobody can take the request
     │   ├── NoDescribeWorkerError       nobody can describe the model
     │   ├── QueueFullError              too many requests wait already
+    │   ├── NoFreeWorkerError           all are busy, and nobody may wait
     │   ├── ModelFailedError            the model could not be started
     │   └── DrainingError               the server or the version is going away
     ├── DeadlineExceededError           504 RequestTimeoutException
@@ -136,17 +137,19 @@ class ExpectationFailedError(FlambeauError):
 class WorkerStartError(FlambeauError):
     """No worker of the version could be started; carries the status that says why."""
 
-    def __init__(self, message: str, status: int = 500) -> None:
+    def __init__(self, message: str, status: int = 500, clock: str | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.clock = clock
 
 
 class InferenceError(FlambeauError):
     """The worker, or its death, answered the request with an error."""
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int, clock: str | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.clock = clock
 
 
 class ServiceUnavailableError(FlambeauError):
@@ -160,6 +163,8 @@ class ServiceUnavailableError(FlambeauError):
 class NoWorkerError(ServiceUnavailableError):
     """The version has no worker. The text is TorchServe's, its stray quote included."""
 
+    reason = "no_workers"
+
     def __init__(self, model_name: str, version: str | None) -> None:
         which = f'"{model_name}"' if version is None else f'"{model_name}" Version {version}"'
         super().__init__(
@@ -172,6 +177,8 @@ class NoWorkerError(ServiceUnavailableError):
 class NoDescribeWorkerError(ServiceUnavailableError):
     """The version has no worker that could describe itself. The text is TorchServe's."""
 
+    reason = "no_workers"
+
     def __init__(self, model_name: str) -> None:
         super().__init__(
             f'Model "{model_name}" has no worker to serve describe request. '
@@ -180,11 +187,28 @@ class NoDescribeWorkerError(ServiceUnavailableError):
 
 
 class QueueFullError(NoWorkerError):
-    """As many requests wait as the queue may hold. TorchServe has one text for both causes."""
+    """As many requests wait as the queue may hold. TorchServe has one text for both causes.
+
+    ``retry_after`` is in about how many seconds there should be room.
+    """
+
+    reason = "queue_full"
+
+    def __init__(self, model_name: str, version: str | None, retry_after: int = 1) -> None:
+        super().__init__(model_name, version)
+        self.retry_after = retry_after
+
+
+class NoFreeWorkerError(NoWorkerError):
+    """Every worker is busy, and the model's requests do not wait (``useJobTicket``)."""
+
+    reason = "no_free_worker"
 
 
 class ModelFailedError(ServiceUnavailableError):
     """The version's workers cannot be started; the message carries the reason."""
+
+    reason = "model_failed"
 
     retry_after = 30
 
@@ -192,12 +216,18 @@ class ModelFailedError(ServiceUnavailableError):
 class DrainingError(ServiceUnavailableError):
     """The server, or this version, takes no new requests."""
 
+    reason = "draining"
+
 
 class DeadlineExceededError(FlambeauError):
-    """The request outlived the time that its model grants a client."""
+    """The request outlived a time that it, its model or the server sets; ``clock`` says which."""
 
     status = 504
     type = "RequestTimeoutException"
+
+    def __init__(self, message: str, clock: str) -> None:
+        super().__init__(message)
+        self.clock = clock
 
 
 class ConfigError(FlambeauError):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..worker.protocol import PROTOCOL_VERSION, LoadFailed, Result, Work
+from ..worker.protocol import PROTOCOL_VERSION, Chunk, LoadFailed, Result, Work
 from .commands import Command, Kill
 from .crew import UNREACHABLE_GRACE, Crew
 from .errors import NoWorkerError
@@ -86,6 +86,17 @@ class Fleet(Crew):
                 version.free.append(worker)
             self._dispatcher.dispatch(version, now)
         self._finish_drain(version, now)
+        return self._agenda.flush()
+
+    def chunk(self, identity: str, chunk: Chunk, now: float) -> list[Command]:
+        """A worker has a piece of one answer of a batch that it works on."""
+        worker = self.workers.get(identity)
+        batch = worker.in_flight.get(chunk.batch_id) if worker else None
+        if worker is None or batch is None:
+            return []
+        if not 0 <= chunk.index < len(batch.jobs):
+            return self.violated(identity, "answered a request that its batch does not have", now)
+        self._dispatcher.pass_on(worker, batch, chunk.index, chunk.piece, now)
         return self._agenda.flush()
 
     def hello(self, identity: str, major: int, pid: int, now: float) -> list[Command]:

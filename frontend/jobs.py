@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..worker.protocol import Body, Part
 from .errors import IllegalTransition
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
     from .. import FlambeauError
 
 __all__ = ["JOB_TRANSITIONS", "Batch", "Body", "Job", "JobState", "Outcome", "Part"]
@@ -42,6 +44,15 @@ JOB_TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 }
 
 
+class Stream(Protocol):
+    """An answer in pieces: iterate over it once, or ``abandon`` it."""
+
+    on_end: Callable[[Outcome], None] | None
+    abandon: Callable[[], None]
+
+    def __aiter__(self) -> AsyncIterator[Body]: ...
+
+
 @dataclass(slots=True)
 class Outcome:
     """What the client gets: an answer of the worker, or ``error``. Never changed once made.
@@ -49,7 +60,8 @@ class Outcome:
     ``reason`` is the status line's phrase, ``None`` for the standard one. ``queued``, ``batched``
     and ``handled`` are seconds: in the queue, from batch formation to the worker's answer, and
     inside the handler. ``batch_size`` is 0 for all but one job of a batch, so that who adds them
-    up counts each batch once.
+    up counts each batch once. With a ``stream`` the body comes from that, piece by piece; it
+    raises InferenceError when it cannot go on.
     """
 
     status: int = 200
@@ -61,6 +73,7 @@ class Outcome:
     batched: float = 0.0
     handled: float = 0.0
     batch_size: int = 0
+    stream: Stream | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -70,7 +83,9 @@ class Job:
     ``id`` is the request id shown to client, handler and log; it need not be unique.
     ``deadline`` is the clock reading after which no answer is wanted any more.
     ``requested_version`` is what the client named: ``None`` when it took the default. ``alone``
-    keeps it out of batches with others.
+    keeps it out of batches with others. ``time_limit`` is in how many seconds the client wants its
+    answer, whatever the model grants. ``streams`` tells that a part of the answer has been given
+    away, and ``ticket`` is the job's number among those that somebody watches the clock for.
     """
 
     id: str
@@ -80,6 +95,9 @@ class Job:
     deadline: float | None = None
     requested_version: str | None = None
     alone: bool = False
+    time_limit: float | None = None
+    streams: bool = False
+    ticket: int = 0
     state: JobState = JobState.QUEUED
     taken_at: float = 0.0
     losses: int = 0
@@ -95,9 +113,6 @@ class Job:
     @property
     def is_settled(self) -> bool:
         return self.outcome is not None
-
-    def is_expired(self, now: float) -> bool:
-        return self.deadline is not None and now >= self.deadline
 
     def move(self, to: JobState) -> None:
         """Take the step to ``to``; raises IllegalTransition if the table does not list it."""

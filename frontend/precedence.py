@@ -62,6 +62,8 @@ def make_spec(
             config.default_startup_timeout,
         ),
         client_timeout=(archive.client_timeout_in_mills or 0) / 1000,
+        queue_timeout=_first(archive.queue_timeout, config.default_queue_timeout),
+        job_ticket=bool(archive.use_job_ticket),
         queue_size=_first(archive.job_queue_size, config.job_queue_size),
         max_retry_timeout=_first(archive.max_retry_timeout_in_sec, 300),
         lost_retries=_first(archive.retry_lost_batch, config.retry_lost_batch),

@@ -50,30 +50,49 @@ class Predictor:
         version: str | None,
         read_input: Callable[[], Awaitable[tuple[dict[str, str], list[Part]]]],
         check: Callable[[Outcome], None],
+        time_limit: float | None = None,
     ) -> Outcome:
         """The outcome of one call on ``version`` of ``model``, on the default one for None.
 
         ``read_input`` gives headers and parts; it runs once it is known who will be asked.
-        ``check`` raises InferenceError for an answer that the protocol cannot carry. A call that
-        is cancelled takes its job back. Raises the FlambeauError that the client should see.
+        ``check`` raises InferenceError for an answer that the protocol cannot carry. ``time_limit``
+        is in how many seconds the client wants its answer. A call that is cancelled takes its job
+        back; who does not read a stream to its end calls ``abandon`` on it. Raises the
+        FlambeauError that the client should see.
         """
         self.refuse_if_draining()
         key = self._registry.resolve(model, version)
         started = monotonic()
         try:
             headers, parts = await read_input()
-            job = Job(request_id, headers, parts, monotonic(), requested_version=version)
+            job = Job(
+                request_id,
+                headers,
+                parts,
+                monotonic(),
+                requested_version=version,
+                time_limit=time_limit,
+            )
             outcome = await self._outcome(key, job)
             check(outcome)
         except FlambeauError as error:
             outcome = Outcome(status=error.status, error=error)
-        # A version that is gone meanwhile must not leave series behind for ever.
-        if self._engine.version(key) is not None:
-            self._metrics.observe(key, version, outcome, monotonic() - started)
+        if outcome.stream is None:
+            self._observe(key, version, outcome, started)
+        else:
+            outcome.stream.on_end = lambda end: self._observe(key, version, end, started)
+            outcome.stream.abandon = lambda: self._engine.abandon(key, job)
         if outcome.error is not None:
             raise outcome.error
 
         return outcome
+
+    def _observe(
+        self, key: VersionKey, version: str | None, outcome: Outcome, started: float
+    ) -> None:
+        # A version that is gone meanwhile must not leave series behind for ever.
+        if self._engine.version(key) is not None:
+            self._metrics.observe(key, version, outcome, monotonic() - started)
 
     async def _outcome(self, key: VersionKey, job: Job) -> Outcome:
         answered = self._engine.predict(key, job)

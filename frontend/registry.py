@@ -492,4 +492,4 @@ def _refuse_too_many(workers: int) -> None:
 
 def _start_error(spec: VersionSpec, version: str | None, failure: Exit) -> WorkerStartError:
     message = f"Failed to start workers for model {spec.key[0]} version: {version or 'null'}"
-    return WorkerStartError(f"{message}: {failure.explanation}", failure.status)
+    return WorkerStartError(f"{message}: {failure.explanation}", failure.status, failure.clock)

@@ -56,6 +56,15 @@ class ExitReason(enum.Enum):
     UNREACHABLE = "unreachable"
 
 
+TIMED_OUT = 504
+"""Status of requests whose worker ran out of time."""
+_CLOCKS = {
+    ExitReason.RESPONSE_TIMEOUT: "response",
+    ExitReason.STARTUP_TIMEOUT: "startup",
+    ExitReason.STOPPED: "drain",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Exit:
     """How one incarnation of a worker ended.
@@ -73,6 +82,11 @@ class Exit:
     tail: tuple[str, ...] = ()
 
     @property
+    def clock(self) -> str | None:
+        """The name of the time that ran out, if it was that."""
+        return _CLOCKS.get(self.reason) if self.status == TIMED_OUT else None
+
+    @property
     def explanation(self) -> str:
         """The message; where that has only the exit code to tell, the process's last words too."""
         words = [line.strip() for line in self.tail if line.strip()]
@@ -85,8 +99,9 @@ class Exit:
 class VersionSpec:
     """Everything that queueing and workers need to know of a version. Times are in seconds.
 
-    ``client_timeout`` and ``queue_size`` are per request and per version; 0 means no client
-    timeout. ``lost_retries`` is how often a request of a lost batch is tried again.
+    ``client_timeout`` is for the whole of a request and ``queue_timeout`` for its wait; 0 means no
+    limit. ``queue_size`` is per version; with ``job_ticket`` nobody waits at all. ``lost_retries``
+    is how often a request of a lost batch is tried again.
     """
 
     key: VersionKey
@@ -98,6 +113,8 @@ class VersionSpec:
     response_timeout: float = 120.0
     startup_timeout: float = 120.0
     client_timeout: float = 0.0
+    queue_timeout: float = 0.0
+    job_ticket: bool = False
     queue_size: int = 100
     max_retry_timeout: float = 300.0
     lost_retries: int = 1
@@ -165,7 +182,7 @@ class Worker(Lifecycle[WorkerState]):
         else:
             reason = ExitReason.STARTUP_TIMEOUT
             message = f"The model was not loaded in {spec.startup_timeout:g} s (startupTimeout)."
-        return Exit(self.identity, reason, message, now)
+        return Exit(self.identity, reason, message, now, status=TIMED_OUT)
 
 
 @dataclass(slots=True, eq=False)
@@ -206,11 +223,12 @@ class Version(Lifecycle[VersionState]):
 
     __slots__ = (
         "boot_failure",
+        "deadlines",
         "expected",
+        "expires_at",
         "failure",
         "free",
         "handler_seconds",
-        "is_expiry_watched",
         "key",
         "max_workers",
         "min_workers",
@@ -244,9 +262,12 @@ class Version(Lifecycle[VersionState]):
         """Why the version was given up."""
         self.boot_failure: Exit | None = None
         """The last failed start since somebody asked for workers."""
-        self.expected: deque[Job] = deque()
-        """Jobs with a deadline, the oldest first."""
-        self.is_expiry_watched = False
+        self.expected: dict[int, Job] = {}
+        """Unanswered jobs with a deadline, by ticket."""
+        self.deadlines: list[tuple[float, int, bool]] = []
+        """A heap: when, whose ticket, and whether it counts only while the job waits."""
+        self.expires_at: float | None = None
+        """When the next alarm for a deadline rings."""
         self.wake_at: float | None = None
 
     @property

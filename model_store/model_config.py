@@ -139,6 +139,7 @@ class ModelConfig:
     device_ids: tuple[int, ...] | None = _key("deviceIds", _device_ids())
     job_queue_size: int | None = _key("jobQueueSize", _whole_number(0, zero_is_unset=True))
     client_timeout_in_mills: int | None = _key("clientTimeoutInMills", _whole_number(0))
+    queue_timeout: int | None = _key("queueTimeout", _whole_number(0))  # s
     max_retry_timeout_in_sec: int | None = _key("maxRetryTimeoutInSec", _whole_number(0))
     batching: str | None = _key("batching", _one_of("adaptive", "fixed"))
     retry_lost_batch: int | None = _key("retryLostBatch", _whole_number(0, 10))

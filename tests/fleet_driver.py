@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from flambeau.frontend.commands import Kill, Report, Resolve, Send, Spawn
+from flambeau.frontend.commands import Kill, Report, Resolve, Send, Spawn, Stream
 from flambeau.frontend.fleet import Fleet
 from flambeau.frontend.jobs import Job
 from flambeau.frontend.lifecycle import VersionState
@@ -33,6 +33,7 @@ class Driver:
         self.killed: list[tuple[str, bool]] = []
         self.resolved: list[Job] = []
         self.reports: list[Exit] = []
+        self.streamed: list[Job] = []
         self.offered: list[Job] = []
         self._ids = itertools.count()
         self.fleet.add(self.spec)
@@ -59,6 +60,9 @@ class Driver:
                 case Resolve(job=job):
                     assert job not in self.resolved, "a job was answered twice"
                     self.resolved.append(job)
+                case Stream(job=job):
+                    assert job not in self.resolved, "a piece came after the end"
+                    self.streamed.append(job)
                 case Report(exit=exit):
                     self.reports.append(exit)
 
@@ -90,8 +94,8 @@ class Driver:
             if identity in self.loading:
                 self.loaded(identity, credits)
 
-    def offer(self) -> Job:
-        job = Job(f"r{next(self._ids)}", {}, [], self.now)
+    def offer(self, time_limit: float | None = None) -> Job:
+        job = Job(f"r{next(self._ids)}", {}, [], self.now, time_limit=time_limit)
         self.run(self.fleet.offered(KEY, job, self.now))
         self.offered.append(job)
         return job

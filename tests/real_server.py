@@ -112,7 +112,7 @@ class Answer:
     def message(self) -> str:
         """The message of an error envelope, which must agree with status line and headers."""
         envelope = self.json
-        assert list(envelope) == ["code", "type", "message", "requestId"]
+        assert list(envelope)[:4] == ["code", "type", "message", "requestId"]
         assert envelope["code"] == self.status
         assert envelope["requestId"] == self.headers["x-request-id"]
         return str(envelope["message"])

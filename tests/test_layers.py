@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     """
     worker.errors worker.protocol worker.io_threads worker.modules worker.metrics
+    worker.streaming
     model_store.errors model_store.snapshot
     frontend.errors frontend.properties frontend.settings frontend.table
     frontend.handler_metrics frontend.access_log
@@ -26,7 +27,7 @@ LAYERS = [
     "frontend.tls",
     "handlers archiver.writers worker.loader worker.service worker.link frontend.dispatcher",
     "archiver.packager worker.main frontend.crew frontend.router frontend.metrics",
-    "frontend.fleet",
+    "frontend.fleet frontend.streams",
     "archiver.cli worker.__main__ frontend.engine frontend.background frontend.cli_client",
     "frontend.registry",
     "frontend.snapshots",

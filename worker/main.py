@@ -72,7 +72,7 @@ def _serve(link: Link) -> int:
         raise ProtocolError(f"expected Load, got {type(load).__name__}")
     started = time.perf_counter()
     try:
-        service = _load(load)
+        service = _load(load, link)
     except Exception as error:
         logger.exception("Loading model %s failed", load.model_name)
         link.send(_load_failure(error))
@@ -107,7 +107,7 @@ def _answer(link: Link, service: Service, work: Work) -> None:
         link.send(Result(work.batch_id, result.handler_seconds, [failure] * len(work.requests)))
 
 
-def _load(load: Load) -> Service:
+def _load(load: Load, link: Link) -> Service:
     model_dir = Path(load.model_dir)
     # Handlers open files of their archive by relative name.
     os.chdir(model_dir)
@@ -126,7 +126,7 @@ def _load(load: Load) -> Service:
         _model_config(model_dir, manifest),
     )
     entry_point = load_entry_point(load.handler, model_dir, context)
-    return Service(entry_point, context, decode_input=load.decode_input_request)
+    return Service(entry_point, context, decode_input=load.decode_input_request, emit=link.send)
 
 
 def _manifest(model_dir: Path) -> dict[str, Any] | None:

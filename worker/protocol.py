@@ -6,7 +6,8 @@ order. A field that is missing takes its default and one that is unknown is igno
 go last and have defaults. A body up to ``INLINE_LIMIT`` bytes rides inside the header; a longer one
 is a frame of its own, and the header holds its index. Durations, never timestamps, cross the wire.
 
-Frontend to worker: Load, Work, Stop. Worker to frontend: Hello, Loaded, LoadFailed, Result, Bye.
+Frontend to worker: Load, Work, Stop. Worker to frontend: Hello, Loaded, LoadFailed, Chunk,
+Result, Bye.
 
 Whatever cannot be decoded raises ProtocolError: the receiver gives up on its peer.
 
@@ -27,7 +28,7 @@ from .. import FlambeauError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PROTOCOL_VERSION = (1, 0)
+PROTOCOL_VERSION = (1, 1)
 """(major, minor). Another major version is refused; a minor one only adds fields and messages."""
 
 INLINE_LIMIT = 16 * 1024
@@ -153,12 +154,24 @@ class Result:
     samples: list[list[Any]] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class Chunk:
+    """A piece of the answer to request ``index`` of a batch that is being worked on.
+
+    The Result that follows holds the last piece. Status and headers are those of the first one.
+    """
+
+    batch_id: int
+    index: int
+    piece: Answer
+
+
 @dataclass(slots=True, frozen=True)
 class Bye:
     """The worker leaves of its own accord; nothing follows."""
 
 
-Message = Load | Work | Stop | Hello | Loaded | LoadFailed | Result | Bye
+Message = Load | Work | Stop | Hello | Loaded | LoadFailed | Result | Chunk | Bye
 
 _TAGS: dict[type, int] = {
     Hello: 1,
@@ -166,6 +179,7 @@ _TAGS: dict[type, int] = {
     LoadFailed: 3,
     Result: 4,
     Bye: 5,
+    Chunk: 6,
     Load: 16,
     Work: 17,
     Stop: 18,
@@ -184,6 +198,9 @@ def encode(message: Message) -> list[Frame]:
         fields = _encode_work(cast("Work", message), frames)
     elif cls is Result:
         fields = _encode_result(cast("Result", message), frames)
+    elif cls is Chunk:
+        chunk = cast("Chunk", message)
+        fields = [chunk.batch_id, chunk.index, _encode_answer(chunk.piece, frames)]
     else:
         fields = [getattr(message, f.name) for f in dataclasses.fields(message)]
     frames[0] = cast("bytes", _pack([_TAGS[cls], *fields]))
@@ -200,6 +217,9 @@ def decode(frames: Sequence[Frame]) -> Message:
             return _decode_work(fields, frames)
         if cls is Result:
             return _decode_result(fields, frames)
+        if cls is Chunk:
+            batch_id, index, piece, *_ = fields
+            return Chunk(_typed(batch_id, int), _typed(index, int), _decode_answer(piece, frames))
         known = dataclasses.fields(cls)
         message = cls(*fields[: len(known)])
         _check_types(message)
@@ -257,10 +277,24 @@ def _decode_work(fields: list[Any], frames: Sequence[Frame]) -> Work:
 
 
 def _encode_result(result: Result, frames: list[Frame]) -> list[Any]:
-    answers = [
-        (a.status, a.reason, a.headers, _attach(a.body, frames), a.is_error) for a in result.answers
-    ]
+    answers = [_encode_answer(answer, frames) for answer in result.answers]
     return [result.batch_id, result.handler_seconds, answers, result.samples]
+
+
+def _encode_answer(answer: Answer, frames: list[Frame]) -> tuple[Any, ...]:
+    body = _attach(answer.body, frames)
+    return answer.status, answer.reason, answer.headers, body, answer.is_error
+
+
+def _decode_answer(fields: Any, frames: Sequence[Frame]) -> Answer:
+    status, reason, headers, body, is_error = fields
+    return Answer(
+        _typed(status, int),
+        reason if reason is None else _typed(reason, str),
+        [(_typed(name, str), _typed(value, str)) for name, value in headers],
+        _body(body, frames),
+        _typed(is_error, bool),
+    )
 
 
 def _decode_result(fields: list[Any], frames: Sequence[Frame]) -> Result:
@@ -268,16 +302,7 @@ def _decode_result(fields: list[Any], frames: Sequence[Frame]) -> Result:
     return Result(
         _typed(batch_id, int),
         _typed(seconds, float),
-        [
-            Answer(
-                _typed(status, int),
-                reason if reason is None else _typed(reason, str),
-                [(_typed(name, str), _typed(value, str)) for name, value in headers],
-                _body(body, frames),
-                _typed(is_error, bool),
-            )
-            for status, reason, headers, body, is_error in answers
-        ],
+        [_decode_answer(answer, frames) for answer in answers],
         _typed(rest[0], list) if rest else [],
     )
 

@@ -12,10 +12,12 @@ import io
 import json
 import logging
 import time
+from inspect import isgenerator
 from typing import TYPE_CHECKING, Any
 
 from .errors import PredictionException
-from .protocol import Answer, Body, Part, Request, Result, Work
+from .protocol import Answer, Body, Chunk, Part, Request, Result, Work
+from .streaming import set_emitter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,8 +36,14 @@ class Service:
     """A loaded model: answers batches through its handler's entry point."""
 
     def __init__(
-        self, entry_point: EntryPoint, context: Context, *, decode_input: bool = True
+        self,
+        entry_point: EntryPoint,
+        context: Context,
+        *,
+        decode_input: bool = True,
+        emit: Callable[[Chunk], None] | None = None,
     ) -> None:
+        self._emit = emit
         self._entry_point = entry_point
         self._context = context
         self._decode_input = decode_input
@@ -51,9 +59,12 @@ class Service:
         headers = [self._headers(request) for request in requests]
         data = [self._row(request) for request in requests]
         self._context.begin_batch(ids, headers)
+        set_emitter(lambda row, item: self._give_away(work.batch_id, row, item))
         started = time.perf_counter()
         try:
             returned = self._entry_point(data, self._context)
+            if type(returned) is list and any(map(isgenerator, returned)):
+                returned = self._exhaust(work.batch_id, returned)
         except Exception as error:
             words = _words(error)
             self.is_spoilt = "CUDA error" in words and "out of memory" not in words
@@ -61,8 +72,36 @@ class Service:
             logger.exception("Prediction failed for request %s", ", ".join(ids))
         else:
             answers = self._answers(returned, ids)
+        finally:
+            set_emitter(None)
         handled = time.perf_counter() - started
         return Result(work.batch_id, handled, answers, self._samples())
+
+    def _give_away(self, batch_id: int, row: int, item: object) -> None:
+        """Send a piece of an answer; raises TypeError or ValueError for what has no bytes."""
+        status, phrase = self._context.get_response_status(row)
+        headers = list(self._context.get_response_headers(row).items())
+        piece = Answer(status, phrase or "", headers, serialise(item))
+        if self._emit is not None:
+            self._emit(Chunk(batch_id, row, piece))
+
+    def _exhaust(self, batch_id: int, returned: list[Any]) -> list[Any]:
+        """Send what generators among the answers yield, turn by turn, until all have ended.
+
+        One that raises ends its own answer; the others go on.
+        """
+        answers = [b"" if isgenerator(item) else item for item in returned]
+        going = {row: item for row, item in enumerate(returned) if isgenerator(item)}
+        while going:
+            for row, generator in list(going.items()):
+                try:
+                    self._give_away(batch_id, row, next(generator))
+                except StopIteration:
+                    del going[row]
+                except Exception as error:
+                    del going[row]
+                    answers[row] = error
+        return answers
 
     def _answers(self, returned: object, ids: list[str]) -> list[Answer]:
         name, size = self._context.model_name, len(ids)

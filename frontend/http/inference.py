@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from multidict import istr
+
 from ..errors import (
     BadRequestError,
     InferenceError,
@@ -14,6 +16,7 @@ from ..errors import (
 from . import schema
 from .middlewares import Answer, json_answer, path_segments
 from .payload import client_headers, read_parts
+from .streaming import send_stream
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -40,6 +43,8 @@ _SERVER_HEADERS = frozenset(
         "x-request-id",
     }
 )
+X_REQUEST_TIMEOUT_MS = istr("X-Request-Timeout-Ms")
+_MILLISECONDS = re.compile("[0-9]{1,9}")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_IN_HEADERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -108,7 +113,7 @@ class InferenceAPI:
         rest: list[str],
         *,
         explain: bool = False,
-    ) -> Answer:
+    ) -> web.StreamResponse:
         version = rest[0] if rest else None
         if request.method == "OPTIONS":
             return self._describe(model, version)
@@ -118,7 +123,7 @@ class InferenceAPI:
 
     async def _kserve(
         self, request: web.BaseRequest, request_id: str, model: str, explain: bool
-    ) -> Answer:
+    ) -> web.StreamResponse:
         """KServe's calls name no version; what the body means is up to the service envelope."""
         if request.method == "OPTIONS":
             return self._describe(model, None)
@@ -127,13 +132,13 @@ class InferenceAPI:
 
     async def _legacy(
         self, request: web.BaseRequest, request_id: str, model: str, version: str | None
-    ) -> Answer:
+    ) -> web.StreamResponse:
         if request.method == "OPTIONS":
             return self._describe(model, version)
 
         return await self._predict(request, request_id, model, version, {}, with_query=True)
 
-    async def _invocations(self, request: web.BaseRequest, request_id: str) -> Answer:
+    async def _invocations(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
         """The model is named by the query or a form field, or is the only one there is."""
         self._predictor.refuse_if_draining()
         parts = await read_parts(request, self._limit, with_query=True)
@@ -167,15 +172,23 @@ class InferenceAPI:
         *,
         with_query: bool = False,
         parts: list[Part] | None = None,
-    ) -> Answer:
+    ) -> web.StreamResponse:
         async def read_input() -> tuple[dict[str, str], list[Part]]:
             given = parts
             if given is None:
                 given = await read_parts(request, self._limit, with_query=with_query)
             return {**client_headers(request), **added}, given
 
-        outcome = await self._predictor.predict(request_id, model, version, read_input, self._check)
-        return _answer(outcome)
+        limit = _time_limit(request)
+        outcome = await self._predictor.predict(
+            request_id, model, version, read_input, self._check, limit
+        )
+        if outcome.stream is None:
+            return _answer(outcome)
+        headers = [(name, value) for name, value in outcome.headers if _is_the_handlers(name)]
+        return await send_stream(
+            request, request_id, outcome.status, outcome.reason, headers, outcome.stream
+        )
 
     def _check(self, outcome: Outcome) -> None:
         """Raise InferenceError if the handler has answered what cannot be sent."""
@@ -206,6 +219,22 @@ def _check(outcome: Outcome) -> None:
 def _answer(outcome: Outcome) -> Answer:
     answer = Answer(outcome.body, outcome.status, outcome.reason)
     for name, value in outcome.headers:
-        if name.lower() not in _SERVER_HEADERS:
+        if _is_the_handlers(name):
             answer.headers.add(name, value)
     return answer
+
+
+def _is_the_handlers(name: str) -> bool:
+    return name.lower() not in _SERVER_HEADERS
+
+
+def _time_limit(request: web.BaseRequest) -> float | None:
+    """Seconds from the client's ``X-Request-Timeout-Ms``; raises BadRequestError for nonsense."""
+    given = request.headers.get(X_REQUEST_TIMEOUT_MS)
+    if given is None:
+        return None
+    if not _MILLISECONDS.fullmatch(given) or not int(given):
+        raise BadRequestError(
+            "X-Request-Timeout-Ms must be a whole number of milliseconds from 1 to 999999999."
+        )
+    return int(given) / 1000

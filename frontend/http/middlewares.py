@@ -45,7 +45,7 @@ _RETRY_AFTER = istr("Retry-After")
 _USABLE_ID = re.compile(r"[0-9A-Za-z._~:/@+=-]{1,128}")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _random_bits = random.Random().getrandbits  # noqa: S311 - see _new_id
-_NO_CACHE = CIMultiDict(
+NO_CACHE = CIMultiDict(
     {
         "Pragma": "no-cache",
         "Cache-Control": "no-cache; no-store, must-revalidate, private",
@@ -68,7 +68,7 @@ class Answer(web.Response):
         if isinstance(body, memoryview):
             # aiohttp would wrap a memoryview in a payload object that is written in pieces.
             body = bytes(body)
-        super().__init__(body=body, status=status, reason=reason, headers=_NO_CACHE)
+        super().__init__(body=body, status=status, reason=reason, headers=NO_CACHE)
 
     async def _prepare_headers(self) -> None:
         # In place of aiohttp's own, which adds Server, Date and a Content-Type and costs a tenth of
@@ -109,6 +109,8 @@ def _render_error(error: FlambeauError, identity: str) -> Answer:
         "type": error.type,
         "message": error.message,
         "requestId": identity,
+        "reason": error.reason,
+        "clock": error.clock,
     }
     answer = json_answer(envelope, error.status)
     if isinstance(error, ServiceUnavailableError):

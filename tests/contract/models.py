@@ -108,12 +108,37 @@ def handle(data, context):
 '''
 
 
+STREAMING = '''
+"""Gives its answer away in as many pieces as the body says, then fails if it says so."""
+
+try:
+    from ts.handler_utils.utils import send_intermediate_predict_response
+except ImportError:
+    from flambeau.worker.streaming import send_intermediate_predict_response
+
+
+def handle(data, context):
+    if data is None:
+        return None
+    order = data[0]["body"]
+    for step in range(order["pieces"]):
+        send_intermediate_predict_response(
+            [f"piece {step} "] * len(data), context.request_ids, "ok", 200, context
+        )
+    if order.get("fail"):
+        raise ValueError("no more")
+    return ["last"] * len(data)
+'''
+
+
 def fill(store: Store) -> None:
     """Put every archive of the contract into ``store``."""
     store.mar("telling", {"handler.py": TELLING})
     store.mar("telling2", {"handler.py": TELLING}, modelName="telling", modelVersion="2.0")
     store.mar("shapeless", {"handler.py": SHAPELESS})
     store.mar("broken", {"handler.py": BROKEN})
+    store.mar("streaming", {"handler.py": STREAMING})
+    store.mar("ticketed", {"handler.py": TELLING}, "useJobTicket: true\n")
     store.mar("describing", {"handler.py": DESCRIBING})
     store.mar(
         "configured",

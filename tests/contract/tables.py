@@ -8,6 +8,7 @@ from contract import (
     table_management,
     table_outputs,
     table_routes,
+    table_time,
 )
 
 CASES = (
@@ -16,4 +17,5 @@ CASES = (
     *table_outputs.CASES,
     *table_management.CASES,
     *table_listeners.CASES,
+    *table_time.CASES,
 )

@@ -131,7 +131,9 @@ def test_a_hung_worker_is_killed_and_its_lone_request_answered_at_the_deadline(o
     assert not one.killed
     one.tick(0.2)
     assert one.killed == [(worker, True)]
-    assert (job.outcome.status, job.outcome.error.message) == (500, "Worker died.")
+    error = job.outcome.error
+    assert (error.status, error.clock) == (504, "response")
+    assert error.message == ("Worker died. The handler took longer than 10 s (responseTimeout).")
     one.exit(worker, code=-9)
     report = one.reports[-1]
     assert report.reason is ExitReason.RESPONSE_TIMEOUT
@@ -370,7 +372,9 @@ def test_draining_ends_at_its_deadline_with_an_answer_for_everybody(one: Driver)
     running, waiting = one.offer(), one.offer()
     one.run(one.fleet.drain(KEY, one.now + 5, one.now))
     one.tick(5.1)
-    assert [job.outcome.status for job in (running, waiting)] == [503, 503]
+    assert [job.outcome.status for job in (running, waiting)] == [504, 503]
+    assert running.outcome.error.clock == "drain"
+    assert waiting.outcome.error.reason == "draining"
     worker = one.killed[0][0]
     one.exit(worker, code=-15)
     assert one.fleet.is_empty
@@ -478,7 +482,7 @@ def test_a_second_drain_may_shorten_the_first(one: Driver):
     one.run(one.fleet.drain(KEY, one.now + 120, one.now))
     one.run(one.fleet.drain(KEY, one.now + 5, one.now))
     one.tick(5.1)
-    assert running.outcome.status == 503
+    assert running.outcome.status == 504
 
 
 def test_a_request_that_could_not_be_delivered_is_not_lost_with_its_worker():

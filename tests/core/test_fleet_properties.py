@@ -16,6 +16,7 @@ from hypothesis.stateful import (
 from flambeau.frontend.errors import ServiceUnavailableError
 from flambeau.frontend.jobs import JobState
 from flambeau.frontend.roster import ExitReason
+from flambeau.worker.protocol import Answer, Chunk
 
 
 class FleetMachine(RuleBasedStateMachine):
@@ -26,16 +27,18 @@ class FleetMachine(RuleBasedStateMachine):
         delay=st.sampled_from([0.0, 0.05]),
         adaptive=st.booleans(),
         client_timeout=st.sampled_from([0.0, 1.0]),
+        queue_timeout=st.sampled_from([0.0, 0.5]),
         retries=st.integers(0, 1),
         workers=st.integers(1, 2),
         fast=st.booleans(),
     )
-    def start(self, size, delay, adaptive, client_timeout, retries, workers, fast):
+    def start(self, size, delay, adaptive, client_timeout, queue_timeout, retries, workers, fast):
         self.driver = Driver(
             batch_size=size,
             max_batch_delay=delay,
             adaptive_batching=adaptive,
             client_timeout=client_timeout,
+            queue_timeout=queue_timeout,
             lost_retries=retries,
             response_timeout=2.0,
             startup_timeout=3.0,
@@ -49,11 +52,11 @@ class FleetMachine(RuleBasedStateMachine):
         candidates = sorted(candidates)
         return candidates[index % len(candidates)] if candidates else None
 
-    @rule(count=st.integers(1, 5))
-    def offer(self, count):
+    @rule(count=st.integers(1, 5), limit=st.sampled_from([None, 0.05, 3.0]))
+    def offer(self, count, limit):
         for _ in range(count):
             try:
-                self.driver.offer()
+                self.driver.offer(limit)
             except ServiceUnavailableError:
                 return
 
@@ -101,6 +104,14 @@ class FleetMachine(RuleBasedStateMachine):
         busy = [i for i in self.driver.busy() if i in self.driver.processes]
         if identity := self.pick(index, busy):
             self.driver.answer(identity, error=error)
+
+    @rule(index=st.integers(0, 5), row=st.integers(0, 3))
+    def answer_in_part(self, index, row):
+        busy = [i for i in self.driver.busy() if i in self.driver.processes]
+        if identity := self.pick(index, busy):
+            work = self.driver.work[identity][0]
+            chunk = Chunk(work.batch_id, row % len(work.requests), Answer(body=b"x"))
+            self.driver.run(self.driver.fleet.chunk(identity, chunk, self.driver.now))
 
     @rule(index=st.integers(0, 5), killed=st.booleans())
     def process_ends(self, index, killed):

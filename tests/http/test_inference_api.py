@@ -24,14 +24,17 @@ NO_CACHE = {
 }
 
 
-def envelope(status: int, kind: str, message: str, request_id: str) -> bytes:
-    fields = {"code": status, "type": kind, "message": message, "requestId": request_id}
+def envelope(status: int, kind: str, message: str, request_id: str, **more: str) -> bytes:
+    fields = {"code": status, "type": kind, "message": message, "requestId": request_id, **more}
     return (json.dumps(fields, indent=2) + "\n").encode()
 
 
-def assert_error(reply, status: int, kind: str, message: str) -> None:
+def assert_error(reply, status: int, kind: str, message: str, **more: str) -> None:
     request_id = reply.headers["x-request-id"]
-    assert (reply.status, reply.body) == (status, envelope(status, kind, message, request_id))
+    assert (reply.status, reply.body) == (
+        status,
+        envelope(status, kind, message, request_id, **more),
+    )
     assert reply.headers["Content-Type"] == "application/json"
     assert reply.headers["Connection"] == "keep-alive"
     assert request_id
@@ -425,7 +428,7 @@ def test_an_error_outcome_is_rendered_with_its_own_status_and_text(house):
 
 def test_a_full_queue_answers_503_and_when_to_come_again(house):
     def refuse(job):
-        raise QueueFullError("m", None)
+        raise QueueFullError("m", None, 7)
 
     house.engine.answer = refuse
     reply = house.ask("POST", "/predictions/m", b"x")
@@ -436,8 +439,9 @@ def test_a_full_queue_answers_503_and_when_to_come_again(house):
         'Model "m" has no worker to serve inference request. Please use scale workers API to add '
         "workers. If this is a sequence inference, please check if it is closed, or expired; or "
         "exceeds maxSequenceJobQueueSize",
+        reason="queue_full",
     )
-    assert reply.headers["Retry-After"] == "1"
+    assert reply.headers["Retry-After"] == "7"
 
 
 def test_a_draining_server_refuses_predictions_but_answers_the_rest(house):

@@ -77,7 +77,7 @@ def test_a_second_sigterm_skips_the_wait(new_server: Make, tmp_path: Path) -> No
             assert server.wait(3.0) == 0
         finally:
             server.kill()
-        assert stuck.result().status in (500, 503)
+        assert stuck.result().status in (500, 503, 504)
 
 
 def test_a_drain_ends_when_its_time_is_over(new_server: Make, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_drain_ends_when_its_time_is_over(new_server: Make, tmp_path: Path) ->
         )
         started = time.monotonic()
         server.signal(signal.SIGTERM)
-        assert {each.result().status for each in asked} <= {500, 503}
+        assert {each.result().status for each in asked} <= {500, 503, 504}
         assert server.wait() == 0
         assert 0.9 < time.monotonic() - started < 5.0
 

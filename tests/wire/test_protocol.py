@@ -11,6 +11,7 @@ from flambeau.worker.protocol import (
     INLINE_LIMIT,
     Answer,
     Bye,
+    Chunk,
     Hello,
     Load,
     Loaded,
@@ -48,6 +49,7 @@ answers = st.builds(
 messages = st.one_of(
     st.just(Stop()),
     st.just(Bye()),
+    st.builds(Chunk, st.integers(0, 2**40), st.integers(0, 99), answers),
     st.builds(Hello, st.integers(0, 9), st.integers(0, 9), st.integers(1, 9999)),
     st.builds(Loaded, st.integers(1, 9), st.floats(0, 9)),
     st.builds(LoadFailed, st.integers(400, 599), text, text),

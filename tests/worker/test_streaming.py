@@ -1,0 +1,82 @@
+"""Handlers that give their answers away piece by piece."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flambeau.worker.context import Context
+from flambeau.worker.protocol import Chunk, Part, Request, Result, Work
+from flambeau.worker.service import Service
+from flambeau.worker.streaming import send_intermediate_predict_response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def run(handler: Callable[..., Any], rows: int = 1) -> tuple[list[tuple[int, bytes]], Result]:
+    """The pieces, and the result after them."""
+    chunks: list[Chunk] = []
+    context = Context("m", "/models/m", None, 8, None, "0.12.0")
+    requests = [Request(f"r{row}", {}, [Part("body", "", b"x")]) for row in range(rows)]
+    result = Service(handler, context, emit=chunks.append).run(Work(7, requests))
+    assert all(chunk.batch_id == 7 for chunk in chunks)
+    return [(chunk.index, bytes(chunk.piece.body)) for chunk in chunks], result
+
+
+def send(ret, context):
+    send_intermediate_predict_response(ret, context.request_ids, "ok", 200, context)
+
+
+def test_each_row_gets_its_own_pieces():
+    def handler(data, context):
+        for step in range(2):
+            send([f"{row}.{step}" for row in range(len(data))], context)
+        return ["last"] * len(data)
+
+    chunks, result = run(handler, 2)
+    assert chunks == [(0, b"0.0"), (1, b"1.0"), (0, b"0.1"), (1, b"1.1")]
+    assert [answer.body for answer in result.answers] == [b"last"] * 2
+
+
+def test_a_piece_carries_status_and_headers_of_the_context():
+    pieces: list[Chunk] = []
+
+    def handler(data, context):
+        context.set_response_header(0, "x-mine", "1")
+        context.set_response_status(201, "Made", 0)
+        send([{"a": 1}], context)
+        return [b""]
+
+    context = Context("m", "/models/m", None, 8, None, "0.12.0")
+    Service(handler, context, emit=pieces.append).run(Work(1, [Request("r", {}, [])]))
+    piece = pieces[0].piece
+    assert (piece.status, piece.reason, piece.headers) == (201, "Made", [("x-mine", "1")])
+    assert piece.body == b'{\n  "a": 1\n}'
+
+
+def test_outside_a_batch_there_is_nobody_to_send_to():
+    with pytest.raises(RuntimeError, match="no request"):
+        send_intermediate_predict_response(["x"], {0: "r"}, "ok", 200)
+
+
+def test_a_generator_is_sent_as_it_yields():
+    def words(*given):
+        yield from given
+
+    chunks, result = run(lambda data, context: [words("a", "b"), "plain", words("c")], 3)
+    assert chunks == [(0, b"a"), (2, b"c"), (0, b"b")]
+    assert [answer.body for answer in result.answers] == [b"", b"plain", b""]
+
+
+def test_a_generator_that_fails_fails_alone():
+    def bad():
+        yield "begun"
+        raise ValueError("no more")
+
+    chunks, result = run(lambda data, context: [bad(), "fine"], 2)
+    assert chunks == [(0, b"begun")]
+    failed, fine = result.answers
+    assert (failed.is_error, failed.status, failed.body) == (True, 503, b"Prediction failed")
+    assert (fine.is_error, fine.body) == (False, b"fine")
