@@ -10,9 +10,19 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
+from .access import Scope
 from .config import parse_address
 from .errors import ConfigError, MethodNotAllowedError, ResourceNotFoundError
 from .http import schema
+from .http.gate import (
+    Gate,
+    ScopeOf,
+    granted,
+    inference_scope,
+    management_scope,
+    metrics_scope,
+    shared_scope,
+)
 from .http.health import HealthAPI
 from .http.inference import InferenceAPI
 from .http.management import ManagementAPI
@@ -26,6 +36,7 @@ from .tls import Certificate
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .access import Access
     from .config import Address, Config
     from .engine import Engine
     from .metrics import Metrics
@@ -45,6 +56,7 @@ class Services:
     registry: Registry
     metrics: Metrics
     config: Config
+    access: Access
     is_draining: Callable[[], bool]
     is_starting: Callable[[], bool]
 
@@ -118,7 +130,7 @@ async def start_listeners(services: Services) -> Listeners:
     There are three, or two where inference and management have one address.
     """
     config = services.config
-    management = ManagementAPI(services.registry, config)
+    management = ManagementAPI(services.registry, config, services.access)
     predictor = Predictor(
         services.engine, services.registry, services.metrics, services.is_draining
     )
@@ -126,22 +138,26 @@ async def start_listeners(services: Services) -> Listeners:
     inference = InferenceAPI(predictor, services.registry, config, health)
     metrics = MetricsAPI(services.metrics)
     listeners = Listeners(management, config)
-    routes: list[tuple[str, str, Route]] = [
-        ("inference", config.inference_address, inference),
-        ("management", config.management_address, management),
-        ("metrics", config.metrics_address, metrics),
+    routes: list[tuple[str, str, Route, ScopeOf]] = [
+        ("inference", config.inference_address, inference, inference_scope),
+        ("management", config.management_address, management, management_scope),
+        ("metrics", config.metrics_address, metrics, metrics_scope),
     ]
     shared = parse_address(config.inference_address)
     if shared.is_one_with(parse_address(config.management_address)):
         del routes[1]
-        routes[0] = ("inference", str(shared), SharedAPI((inference, management, metrics)))
+        together = SharedAPI((inference, management, metrics))
+        routes[0] = ("inference", str(shared), together, shared_scope)
     cors = _cors(config)
     try:
-        for name, address, route in routes:
-            guard = Guard(route, services.metrics.count_response, config.access_log, cors)
+        for name, address, route, scope_of in routes:
+            gate = Gate(services.access, scope_of)
+            count = services.metrics.count_response
+            guard = Guard(route, gate.admit, count, config.access_log, cors)
             await listeners.add(name, address, Listener(guard))
         if len(routes) == 2:
             listeners.note("management", shared)
+        services.access.announce()
     except BaseException:
         await listeners.close()
         raise
@@ -178,6 +194,7 @@ class MetricsAPI:
     async def __call__(self, request: web.BaseRequest, request_id: str) -> Answer:
         match path_segments(request.raw_path):
             case ["metrics", *_]:
+                granted(Scope.METRICS)
                 names = [value for name, value in request_query(request) if name == "name[]"]
                 answer = Answer(self._metrics.exposition(names))
                 answer.headers[hdrs.CONTENT_TYPE] = CONTENT_TYPE

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 TORCHSERVE_VERSION = "0.12.0"
 STOP_LIMIT = 60.0
 DEFAULTS: Mapping[str, str] = {
+    "allow_open_listeners": "true",
     "authorization": "tokens",
     "enable_model_api": "false",
     "snapshots": "true",

@@ -17,10 +17,11 @@ from types import MappingProxyType
 from typing import Any
 
 from ..model_store.snapshot import latest
+from .access_policy import check_access
 from .config_listeners import ListenersKeys
 from .config_models import ModelsKeys
 from .config_observability import ObservabilityKeys
-from .config_security import SecurityKeys
+from .config_security import COMMAND_DEFAULT, SecurityKeys
 from .config_sources import Raw, gather
 from .errors import ConfigError
 from .run_dir import check_run_dir, default_run_dir, home, make_run_dir
@@ -28,6 +29,7 @@ from .settings import LOAD_ALL, VERSION_KEYS, Address, Setting, VersionSettings,
 
 __all__ = [
     "LOAD_ALL",
+    "SECRET_VARIABLES",
     "SETTINGS",
     "Address",
     "Config",
@@ -38,6 +40,9 @@ __all__ = [
     "parse_address",
     "prepare_run_dir",
 ]
+
+HIDDEN = "(hidden)"
+"""What is shown in place of a secret."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +65,18 @@ class Config(SecurityKeys, ObservabilityKeys, ModelsKeys, ListenersKeys):
     def explain(self) -> list[tuple[str, object, str]]:
         """(key, JSON-ready value, source) of every key, in the order of the table."""
         return [
-            (key, _plain(getattr(self, key)), self.sources.get(key, "default")) for key in SETTINGS
+            (key, _shown(setting, getattr(self, key)), self.sources.get(key, "default"))
+            for key, setting in SETTINGS.items()
         ]
 
 
 def _table() -> dict[str, Setting]:
     settings = {each.name: each.metadata.get("setting") for each in fields(Config)}
     return {name: replace(each, key=name) for name, each in settings.items() if each is not None}
+
+
+def _shown(setting: Setting, value: object) -> object:
+    return HIDDEN if setting.secret and value else _plain(value)
 
 
 def _plain(value: object) -> object:
@@ -92,6 +102,10 @@ def _plain_version(settings: VersionSettings) -> dict[str, object]:
 
 SETTINGS: Mapping[str, Setting] = MappingProxyType(_table())
 """Every key of Config by name: what the command line's help and the documentation are made from."""
+SECRET_VARIABLES = frozenset(
+    {"FLAMBEAU_API_KEY"}.union(*(each.variables for each in SETTINGS.values() if each.secret))
+)
+"""Environment variables that hold secrets: workers, which run other people's code, get none."""
 
 
 def load_config(
@@ -109,7 +123,7 @@ def load_config(
     named, the last snapshot is the file. Raises ConfigError with key, value, source and what is
     allowed.
     """
-    own = {key: Raw(text, "default of the command") for key, text in defaults.items()}
+    own = {key: Raw(text, COMMAND_DEFAULT) for key, text in defaults.items()}
     raws, warnings = gather(SETTINGS, flags, environ, cwd, _last_snapshot(flags, own, environ, cwd))
     raws = {**own, **raws}
     values: dict[str, Any] = {}
@@ -127,7 +141,7 @@ def load_config(
     if config.model_snapshot is not None:
         origin = config.sources["model_snapshot"].rpartition(":")[0]
         warnings.append(f"The models of {origin} are served; load_models is not looked at.")
-    warnings += [*_model_warnings(config), *_exposure_warnings(config)]
+    warnings += [*_model_warnings(config), *check_access(config)]
     return Config(**values, sources=config.sources, warnings=tuple(warnings))
 
 
@@ -169,7 +183,8 @@ def _read(setting: Setting, raw: Raw, environ: Mapping[str, str], cwd: Path) -> 
         value = setting.kind.parse(raw.text.strip())
     except ValueError as error:
         wish = str(error) or f"must be {setting.kind.allowed}"
-        raise ConfigError(f"{setting.key}={raw.text} ({raw.source}): {wish}.") from None
+        shown = HIDDEN if setting.secret else raw.text
+        raise ConfigError(f"{setting.key}={shown} ({raw.source}): {wish}.") from None
     if not isinstance(value, Path):
         return value
     if value.parts[:1] == ("~",):
@@ -214,18 +229,3 @@ def _model_warnings(config: Config) -> list[str]:
         for version, settings in versions.items()
         if settings.unknown
     ]
-
-
-def _exposure_warnings(config: Config) -> list[str]:
-    warnings = []
-    if not parse_address(config.management_address).is_loopback:
-        warnings.append(
-            f"management_address={config.management_address}: the management API has no keys "
-            "yet. Anyone who can reach it can register a model, and so run code on this machine."
-        )
-    if not parse_address(config.metrics_address).is_loopback:
-        warnings.append(
-            f"metrics_address={config.metrics_address}: the metrics API has no keys yet. "
-            "Anyone who can reach it can read which models run and how they are used."
-        )
-    return warnings

@@ -23,10 +23,8 @@ INEFFECTIVE = frozenset(
         "cpu_launcher_enable",
         "debug",
         "disable_system_metrics",
-        "disable_token_authorization",
         "enable_grpc_ssl",
         "enable_metrics_api",
-        "enable_model_api",
         "grpc_inference_address",
         "grpc_inference_max_connection_age_grace_ms",
         "grpc_inference_max_connection_age_ms",
@@ -54,7 +52,6 @@ INEFFECTIVE = frozenset(
         "prefer_direct_buffer",
         "service_envelope",
         "system_metrics_cmd",
-        "token_expiration_min",
         "ts_header_key_sequence_end",
         "ts_header_key_sequence_id",
         "ts_header_key_sequence_start",
@@ -68,11 +65,20 @@ INEFFECTIVE = frozenset(
 )
 """Keys of TorchServe's that are accepted so that its files work, and do nothing yet."""
 
-NOT_RESTORED = frozenset({"disable_token_authorization", "python", "tsConfigFile", "version"})
+NOT_RESTORED = frozenset(
+    {
+        "allow_open_listeners",
+        "authorization",
+        "disable_token_authorization",
+        "python",
+        "tsConfigFile",
+        "version",
+    }
+)
 """Keys that a snapshot does not bring back: protection that was off once does not stay off, and
 the interpreter of a TorchServe that wrote the file is not ours."""
 
-_OTHER_VARIABLES = frozenset({"TS_CONFIG_FILE", "FLAMBEAU_MANAGEMENT"})
+_OTHER_VARIABLES = frozenset({"TS_CONFIG_FILE", "FLAMBEAU_MANAGEMENT", "FLAMBEAU_API_KEY"})
 _PREFIXES = ("TS_", "FLAMBEAU_")
 
 

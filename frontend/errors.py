@@ -4,6 +4,8 @@
 
     FlambeauError                       500 InternalServerException
     ├── BadRequestError                 400 BadRequestException
+    ├── UnauthenticatedError            401 UnauthorizedException
+    ├── ForbiddenError                  403 ForbiddenException
     ├── ResourceNotFoundError           404 ResourceNotFoundException
     ├── UnknownModelError               404 ModelNotFoundException
     ├── UnknownVersionError             404 ModelVersionNotFoundException
@@ -41,6 +43,20 @@ class BadRequestError(FlambeauError):
 
     status = 400
     type = "BadRequestException"
+
+
+class UnauthenticatedError(FlambeauError):
+    """The request brings no API key, or one that nobody has."""
+
+    status = 401
+    type = "UnauthorizedException"
+
+
+class ForbiddenError(FlambeauError):
+    """The request's API key is good for other things."""
+
+    status = 403
+    type = "ForbiddenException"
 
 
 class DefaultVersionError(FlambeauError):

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 from .. import FlambeauError, __version__
 from ..model_store.store import ModelStore
 from ..worker.protocol import Load
+from .admission import make_access
 from .app import Listeners, Services, start_listeners
-from .config import prepare_run_dir
+from .config import SECRET_VARIABLES, prepare_run_dir
 from .devices import DeviceAssigner, gpu_usage, placement, visible_gpus
 from .engine import Engine
 from .fleet import Fleet
@@ -89,6 +90,7 @@ class Server:
         self._remove_stale_sockets()
         self._engine = self._make_engine()
         self._registry = self._make_registry()
+        self._access = make_access(config)
         self._snapshots = Snapshots(config, self._registry) if config.snapshots else None
         self._metrics.workers = self._count_workers
         self._metrics.late_results = lambda: self._fleet.late_results
@@ -103,6 +105,7 @@ class Server:
             self._registry,
             self._metrics,
             self._config,
+            self._access,
             self._is_draining,
             lambda: self._life.state is ServerState.STARTING,
         )
@@ -132,6 +135,7 @@ class Server:
                 await asyncio.to_thread(self._snapshots.close)
             remove_state(self._run_dir, state)
             self._socket_path().unlink(missing_ok=True)
+            self._access.retire()
             self._life.move(ServerState.STOPPED)
             logger.info("flambeau has stopped")
 
@@ -189,8 +193,9 @@ class Server:
 
     def _make_engine(self) -> Engine:
         config = self._config
+        environ = {key: text for key, text in os.environ.items() if key not in SECRET_VARIABLES}
         launcher = LocalLauncher(
-            config.workers_python, self._run_dir, os.environ, config.blacklist_env_vars
+            config.workers_python, self._run_dir, environ, config.blacklist_env_vars
         )
         return Engine(
             self._fleet,

@@ -39,7 +39,8 @@ class Setting:
 
     ``default`` is in words. ``derive`` makes it from the environment where it depends on that.
     ``flag`` is the key's command line option, ``alias`` TorchServe's name for it where that
-    differs, ``file_only`` tells that only the file may set it.
+    differs, ``variable`` one more environment variable, ``file_only`` tells that only the file may
+    set it, ``secret`` that its value is not shown.
     """
 
     key: str
@@ -48,7 +49,9 @@ class Setting:
     meaning: str
     flag: str | None = None
     alias: str | None = None
+    variable: str | None = None
     file_only: bool = False
+    secret: bool = False
     derive: Callable[[Mapping[str, str]], Path] | None = None
 
     @property
@@ -56,7 +59,8 @@ class Setting:
         """The environment variables that set it, the one that counts first."""
         if self.file_only:
             return ()
-        return f"FLAMBEAU_{self.key.upper()}", f"TS_{self.key.upper()}"
+        names = (f"FLAMBEAU_{self.key.upper()}", f"TS_{self.key.upper()}", self.variable)
+        return tuple(name for name in names if name is not None)
 
 
 class Address(NamedTuple):
@@ -150,6 +154,20 @@ def integer(low: int, high: int = MAX_INT) -> Kind:
 
     upper = "up" if high == MAX_INT else f"to {high}"
     return Kind(f"a whole number from {low} {upper}", parse)
+
+
+def number(low: float, high: float) -> Kind:
+    """Numbers from ``low`` to ``high``, with a fraction or without."""
+
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"[+-]?[0-9]{1,20}(\.[0-9]{0,20})?", text):
+            raise ValueError
+        value = float(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    return Kind(f"a number from {low:g} to {high:g}", parse)
 
 
 def choice(*values: str) -> Kind:

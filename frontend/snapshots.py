@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # Secrets, what holds for one start only, and what must be asked for anew each time.
 _NOT_KEPT = frozenset(
     {
+        "allow_open_listeners",
+        "api_keys",
+        "authorization",
         "disable_token_authorization",
         "enable_envvars_config",
         "keystore_pass",

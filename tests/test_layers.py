@@ -19,9 +19,11 @@ LAYERS = [
     frontend.handler_metrics frontend.access_log
     """,
     "worker.context model_store.model_config frontend.lifecycle frontend.jobs frontend.run_dir "
-    "frontend.config_key",
+    "frontend.config_key frontend.access",
     "model_store.manifest frontend.batcher frontend.config_sources frontend.config_listeners "
-    "frontend.config_models frontend.config_observability frontend.config_security",
+    "frontend.config_models frontend.config_observability frontend.config_security "
+    "frontend.tokens frontend.api_keys",
+    "frontend.access_policy",
     "model_store.archive frontend.roster frontend.config frontend.devices frontend.runstate",
     "model_store.store frontend.commands frontend.precedence frontend.launcher frontend.describe "
     "frontend.tls",
@@ -31,7 +33,7 @@ LAYERS = [
     "archiver.cli worker.__main__ frontend.engine frontend.background frontend.cli_client",
     "frontend.registry",
     "frontend.snapshots",
-    "frontend.predictor",
+    "frontend.predictor frontend.admission",
     "frontend.http",
     "frontend.app",
     "frontend.server",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ... import __version__
+from ..access import Scope
+from .gate import granted
 from .middlewares import Answer, json_answer
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ class HealthAPI:
     def answer(self, segments: list[str]) -> Answer | None:
         """The answer of the route, None if it is not about health.
 
-        Raises UnknownModelError or UnknownVersionError.
+        Raises ForbiddenError, UnknownModelError or UnknownVersionError.
         """
         match segments:
             case ["ping", *_]:
@@ -73,10 +75,12 @@ class HealthAPI:
         return json_answer({"ready": False, "reason": reason, "models": unready}, NOT_READY)
 
     def _model_ready(self, model: str, version: str | None) -> Answer:
+        granted(Scope.INFER).require_model(model)
         ready = self._registry.is_ready(model, version) and not self._is_draining()
         return json_answer({"name": model, "ready": ready}, 200 if ready else NOT_READY)
 
     def _metadata(self, model: str, version: str | None) -> Answer:
+        granted(Scope.INFER).require_model(model)
         versions = [version] if version else self._registry.versions(model)
         self._registry.resolve(model, version)
         fields = {"name": model, "versions": versions, "platform": "pytorch"}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from multidict import istr
 
+from ..access import Scope
 from ..errors import (
     BadRequestError,
     InferenceError,
@@ -14,6 +15,7 @@ from ..errors import (
     ResourceNotFoundError,
 )
 from . import schema
+from .gate import granted
 from .middlewares import Answer, json_answer, path_segments
 from .payload import client_headers, read_parts
 from .streaming import send_stream
@@ -159,6 +161,7 @@ class InferenceAPI:
         return ""
 
     def _describe(self, model: str, version: str | None) -> Answer:
+        granted(Scope.INFER).require_model(model)
         self._registry.resolve(model, version)
         return json_answer(schema.model_document(model, version))
 
@@ -173,6 +176,8 @@ class InferenceAPI:
         with_query: bool = False,
         parts: list[Part] | None = None,
     ) -> web.StreamResponse:
+        granted(Scope.INFER).require_model(model)
+
         async def read_input() -> tuple[dict[str, str], list[Part]]:
             given = parts
             if given is None:

@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import hdrs, web
 
+from ..access import Scope
 from ..errors import BadRequestError, MethodNotAllowedError, ResourceNotFoundError
 from ..registry import Registration
+from ..tokens import TokenAccess
 from . import schema
+from .gate import granted
 from .middlewares import Answer, json_answer, path_segments
 from .payload import client_headers, read_body, request_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
+    from ..access import Access
     from ..config import Config
     from ..registry import Registry, Reply
 
@@ -161,8 +165,10 @@ class ManagementAPI:
     waits for such calls.
     """
 
-    def __init__(self, registry: Registry, config: Config) -> None:
+    def __init__(self, registry: Registry, config: Config, access: Access) -> None:
         self._registry = registry
+        self._tokens = access if isinstance(access, TokenAccess) else None
+        self._model_api = config.enable_model_api
         self._limit = config.max_request_size
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -175,6 +181,8 @@ class ManagementAPI:
                 return json_answer(schema.management_document())
             case ["api-description"]:
                 return json_answer(schema.management_document())
+            case ["token"] if self._tokens is not None:
+                return _refreshed(self._tokens, request)
             case ["models"]:
                 return await self._models(request)
             case ["models", model]:
@@ -186,18 +194,21 @@ class ManagementAPI:
             case ["models", model, version, "set-default"]:
                 if request.method != "PUT":
                     raise MethodNotAllowedError
+                granted(Scope.MANAGE).require_model(model)
                 return _rendered(self._registry.set_default(model, version))
             case _:
                 raise ResourceNotFoundError
 
     async def _models(self, request: web.BaseRequest) -> Answer:
+        grant = granted(Scope.MANAGE)
         match request.method:
             case "GET" | "HEAD":
+                grant.require_all_models()
                 page = read_parameters(LIST, _query(request))
                 return json_answer(
                     self._registry.list_models(page["limit"], page["next_page_token"])
                 )
-            case "POST":
+            case "POST" if self._model_api:
                 return await self._register(request)
             case _:
                 raise MethodNotAllowedError
@@ -205,6 +216,7 @@ class ManagementAPI:
     def _kserve_ready(self, request: web.BaseRequest, model: str) -> Answer:
         if request.method not in ("GET", "HEAD"):
             raise MethodNotAllowedError
+        granted(Scope.MANAGE).require_model(model)
         return json_answer({"name": model, "ready": self._registry.is_ready(model, None)})
 
     async def _describe(
@@ -222,12 +234,13 @@ class ManagementAPI:
     async def _version(
         self, request: web.BaseRequest, request_id: str, model: str, version: str | None
     ) -> Answer:
+        granted(Scope.MANAGE).require_model(model)
         match request.method:
             case "GET" | "HEAD":
                 return await self._describe(request, request_id, model, version)
             case "PUT":
                 return await self._scale(request, model, version)
-            case "DELETE":
+            case "DELETE" if self._model_api:
                 return _rendered(await self._finish(self._registry.unregister(model, version)))
             case "OPTIONS":
                 self._registry.resolve(model, version)
@@ -241,6 +254,12 @@ class ManagementAPI:
         if values["url"] is None:
             raise BadRequestError("Parameter url is required.")
 
+        grant = granted(Scope.MANAGE)
+        if values["model_name"] is None:
+            # The archive names the model; by then it would be too late to ask.
+            grant.require_all_models()
+        else:
+            grant.require_model(values["model_name"])
         return _rendered(await self._finish(self._registry.register(Registration(**values))))
 
     async def _scale(self, request: web.BaseRequest, model: str, version: str | None) -> Answer:
@@ -313,6 +332,15 @@ def _log_unseen(task: asyncio.Task[Any]) -> None:
 def _query(request: web.BaseRequest) -> dict[str, object]:
     """The query parameters; the first of equal names counts, as in TorchServe."""
     return dict(reversed(request_query(request)))
+
+
+def _refreshed(tokens: TokenAccess, request: web.BaseRequest) -> Answer:
+    """TorchServe's answer to a new key is an empty line: the key is in the key file."""
+    kind = _query(request).get("type")
+    tokens.refresh(str(kind), request.headers.get(hdrs.AUTHORIZATION))
+    answer = Answer(b"\n")
+    answer.headers[hdrs.CONTENT_TYPE] = "application/json"
+    return answer
 
 
 def _rendered(reply: Reply) -> Answer:

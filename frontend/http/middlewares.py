@@ -29,6 +29,7 @@ from ..errors import (
     ExpectationFailedError,
     MalformedPathError,
     ServiceUnavailableError,
+    UnauthenticatedError,
 )
 from .payload import clean_text
 
@@ -115,6 +116,8 @@ def _render_error(error: FlambeauError, identity: str) -> Answer:
     answer = json_answer(envelope, error.status)
     if isinstance(error, ServiceUnavailableError):
         answer.headers[_RETRY_AFTER] = str(error.retry_after)
+    if isinstance(error, UnauthenticatedError):
+        answer.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
     return answer
 
 
@@ -162,16 +165,21 @@ def _check_expectation(expected: str) -> None:
 
 
 class Guard:
-    """Answers every request that reaches a listener, whatever its route raises."""
+    """Answers every request that reaches a listener, whatever its route raises.
+
+    ``admit`` raises for a request that may not reach the route.
+    """
 
     def __init__(
         self,
         route: Route,
+        admit: Callable[[web.BaseRequest], None],
         count_response: Callable[[int], None],
         access_log: bool,
         cors: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._route = route
+        self._admit = admit
         self._count_response = count_response
         self._access_log = access_log
         self._cors = cors
@@ -182,6 +190,7 @@ class Guard:
         try:
             if hdrs.EXPECT in request.headers:
                 _check_expectation(request.headers[hdrs.EXPECT])
+            self._admit(request)
             response = await self._route(request, identity)
         except FlambeauError as error:
             response = _render_error(error, identity)

@@ -93,12 +93,10 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(tmp_path: Path) -> N
 
 
 def test_torchserves_other_keys_are_accepted_with_one_warning(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "config.properties", "vmargs=-Xmx1g\nenable_model_api=true\njob_queue_size=5"
-    )
+    path = write(tmp_path / "config.properties", "vmargs=-Xmx1g\nio_ratio=50\njob_queue_size=5")
     config = load(tmp_path)
     assert config.job_queue_size == 5
-    assert config.warnings == (f"{path}: vmargs, enable_model_api have no effect in this version.",)
+    assert config.warnings == (f"{path}: vmargs, io_ratio have no effect in this version.",)
 
 
 def test_variables_of_torchserves_other_keys_are_accepted_with_one_warning(tmp_path: Path) -> None:

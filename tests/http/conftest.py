@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flambeau.frontend.access import OpenAccess
 from flambeau.frontend.app import Listeners, Services, start_listeners
 from flambeau.frontend.config import Config
 from flambeau.frontend.errors import UnknownModelError, UnknownVersionError
@@ -22,6 +23,8 @@ from flambeau.frontend.registry import Registration, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from flambeau.frontend.access import Access
 
 LIMIT = 100_000
 DONE = Reply(200, "done")
@@ -149,7 +152,12 @@ class Received:
 class House:
     """The three listeners on a loop of their own, and clients for them."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, **settings: object) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        access: Access = OpenAccess(),  # noqa: B008 - it has no state
+        **settings: object,
+    ) -> None:
         self.engine = FakeEngine()
         self.registry = FakeRegistry()
         self.metrics = Metrics()
@@ -165,6 +173,7 @@ class House:
                 **settings,
             }
         )
+        self.access = access
         self.loop = loop
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
@@ -180,6 +189,7 @@ class House:
             registry=self.registry,  # type: ignore[arg-type]
             metrics=self.metrics,
             config=self.config,
+            access=self.access,
             is_draining=lambda: self.draining,
             is_starting=lambda: self.starting,
         )
@@ -259,7 +269,7 @@ def make_house(request: pytest.FixtureRequest) -> Iterator[Callable[..., House]]
     new_event_loop = pytest.importorskip(request.param).new_event_loop
     houses: list[House] = []
 
-    def make(**settings: object) -> House:
+    def make(**settings: Any) -> House:
         houses.append(House(new_event_loop(), **settings))
         return houses[-1]
 

@@ -1,0 +1,82 @@
+"""Asks for keys in front of a listener, and keeps what the caller may do for the routes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from aiohttp import hdrs
+
+from ..access import EVERYTHING, NOTHING, Grant, OpenAccess, Scope
+from .middlewares import path_segments
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from ..access import Access
+
+ScopeOf = Callable[[list[str]], Scope]
+"""What the segments of a path need."""
+
+# One per request: each connection is served by a task of its own, one request after the other.
+# Without a default, so that a route that no gate stands before fails rather than opens.
+_GRANT: ContextVar[Grant] = ContextVar("grant")
+
+
+class Gate:
+    """Stands before a listener. ``scope_of`` says what a path's segments need.
+
+    The documents at ``/`` and ``/api-description`` are for everybody.
+    """
+
+    def __init__(self, access: Access, scope_of: ScopeOf) -> None:
+        self._access = access
+        self._is_open = isinstance(access, OpenAccess)
+        self._scope_of = scope_of
+
+    def admit(self, request: web.BaseRequest) -> None:
+        """Let the request in, or raise what it is answered with."""
+        _GRANT.set(EVERYTHING if self._is_open else self._judge(request))
+
+    def _judge(self, request: web.BaseRequest) -> Grant:
+        segments = path_segments(request.raw_path)
+        scope = self._scope_of(segments)
+        if segments in ([], ["api-description"]) or self._access.leaves_open(scope, segments):
+            return NOTHING
+
+        return self._access.authorize(scope, request.headers.get(hdrs.AUTHORIZATION))
+
+
+def granted(scope: Scope) -> Grant:
+    """What the caller of the request at hand may do; raises ForbiddenError without ``scope``."""
+    grant = _GRANT.get()
+    grant.require_scope(scope)
+    return grant
+
+
+def inference_scope(segments: list[str]) -> Scope:
+    return Scope.INFER
+
+
+def management_scope(segments: list[str]) -> Scope:
+    return Scope.MANAGE
+
+
+def metrics_scope(segments: list[str]) -> Scope:
+    return Scope.METRICS
+
+
+def shared_scope(segments: list[str]) -> Scope:
+    """Of a listener for all APIs, where the inference API is asked first."""
+    match segments:
+        case ["metrics", *_]:
+            return Scope.METRICS
+        case ["models", _, "invoke"]:
+            return Scope.INFER
+        case ["v1", "models", call] if ":predict" in call or ":explain" in call:
+            return Scope.INFER
+        case ["models" | "token" | "workflows", *_] | ["v1", "models", *_]:
+            return Scope.MANAGE
+        case _:
+            return Scope.INFER
