@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .config_key import key
-from .settings import FILE_MODE, HEADER_VALUE, PATH, address, integer
+from .settings import FILE_MODE, HEADER_VALUE, PATH, address, choice, integer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +38,13 @@ class ListenersKeys:
     max_request_size: int = key(integer(1), 6553500, "Longest request body; longer ones get 413.")
     max_response_size: int = key(
         integer(1), 6553500, "Longest answer of a model; longer ones become errors."
+    )
+    content_type: str = key(
+        choice("none", "auto"),
+        "none",
+        "auto: an answer whose handler sets no Content-Type gets one by what the handler returned "
+        "(text, bytes, or else JSON); none: it has none, as under TorchServe.",
+        flag="--content-type",
     )
     unix_socket_mode: str = key(
         FILE_MODE, "600", "Mode of the sockets that listen at unix: addresses."

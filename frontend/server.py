@@ -234,6 +234,7 @@ class Server:
             gpu_id=placement(device, self._visible).gpu_id,
             limit_max_image_pixels=self._config.limit_max_image_pixels,
             decode_input_request=self._config.decode_input_request,
+            name_content_types=self._config.content_type == "auto",
         )
 
     def _forget(self, key: VersionKey) -> None:

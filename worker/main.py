@@ -126,7 +126,13 @@ def _load(load: Load, link: Link) -> Service:
         _model_config(model_dir, manifest),
     )
     entry_point = load_entry_point(load.handler, model_dir, context)
-    return Service(entry_point, context, decode_input=load.decode_input_request, emit=link.send)
+    return Service(
+        entry_point,
+        context,
+        decode_input=load.decode_input_request,
+        name_content_types=load.name_content_types,
+        emit=link.send,
+    )
 
 
 def _manifest(model_dir: Path) -> dict[str, Any] | None:

@@ -100,6 +100,7 @@ class Load:
     gpu_id: int | None = None
     limit_max_image_pixels: bool = True
     decode_input_request: bool = True
+    name_content_types: bool = False
 
 
 @dataclass(slots=True)

@@ -41,12 +41,14 @@ class Service:
         context: Context,
         *,
         decode_input: bool = True,
+        name_content_types: bool = False,
         emit: Callable[[Chunk], None] | None = None,
     ) -> None:
         self._emit = emit
         self._entry_point = entry_point
         self._context = context
         self._decode_input = decode_input
+        self._name_content_types = name_content_types
         self.is_spoilt = False
         """A CUDA error other than a lack of memory has left the GPU context unusable for good."""
 
@@ -80,7 +82,7 @@ class Service:
     def _give_away(self, batch_id: int, row: int, item: object) -> None:
         """Send a piece of an answer; raises TypeError or ValueError for what has no bytes."""
         status, phrase = self._context.get_response_status(row)
-        headers = list(self._context.get_response_headers(row).items())
+        headers = self._response_headers(row, item)
         piece = Answer(status, phrase or "", headers, serialise(item))
         if self._emit is not None:
             self._emit(Chunk(batch_id, row, piece))
@@ -132,7 +134,7 @@ class Service:
         try:
             body = serialise(item)
             status, phrase = self._context.get_response_status(index)
-            headers = list(self._context.get_response_headers(index).items())
+            headers = self._response_headers(index, item)
         except Exception as error:
             # Whatever a handler's objects do while they are read concerns its client only.
             logger.exception("Unsupported model output for request %s", request_id)
@@ -142,6 +144,13 @@ class Service:
             return _error(503, "Unsupported model output data type.")
         # An empty phrase is TorchServe's: the status line ends after the code.
         return Answer(status, phrase or "", headers, body)
+
+    def _response_headers(self, row: int, item: object) -> list[tuple[str, str]]:
+        """The handler's, and the content type of ``item`` where those that have none get one."""
+        headers = list(self._context.get_response_headers(row).items())
+        if self._name_content_types and all(name.lower() != "content-type" for name, _ in headers):
+            headers.append(("Content-Type", content_type(item)))
+        return headers
 
     def _row(self, request: Request) -> dict[str, Any]:
         if self._decode_input:
@@ -187,6 +196,15 @@ def serialise(item: object) -> Body:
         torch.save(item, stream)
         return stream.getvalue()
     return _json(item).encode()
+
+
+def content_type(item: object) -> str:
+    """What ``serialise`` makes of an answer."""
+    if isinstance(item, str):
+        return "text/plain; charset=utf-8"
+    if isinstance(item, (bytes, bytearray)) or _is_tensor(item):
+        return "application/octet-stream"
+    return "application/json"
 
 
 def _json(item: object) -> str:

@@ -207,7 +207,7 @@ class Guard:
             response = _render_error(bug, identity)
         response.headers[X_REQUEST_ID] = identity
         if self._cors:
-            self._add_cors(response)
+            self.add_cors(response)
         self._count_response(response.status)
         if self._access_log:
             _log_access(request, response.status, asyncio.get_running_loop().time() - started)
@@ -219,7 +219,7 @@ class Guard:
         response = _render_error(BadRequestError("Invalid HTTP message."), identity)
         response.headers[X_REQUEST_ID] = identity
         response.force_close()
-        self._add_cors(response)
+        self.add_cors(response)
         self._count_response(response.status)
         return response
 
@@ -228,13 +228,13 @@ class Guard:
         answer = json_answer({"status": _HTTPS_ONLY}, 403)
         answer.headers[hdrs.CONTENT_LENGTH] = str(answer.content_length)
         answer.headers[hdrs.CONNECTION] = "close"
-        self._add_cors(answer)
+        self.add_cors(answer)
         self._count_response(answer.status)
         head = "".join(f"{name}: {value}\r\n" for name, value in answer.headers.items())
         body = answer.body if isinstance(answer.body, bytes) else b""
         return f"HTTP/1.1 403 Forbidden\r\n{head}\r\n".encode() + body
 
-    def _add_cors(self, response: web.StreamResponse) -> None:
+    def add_cors(self, response: web.StreamResponse) -> None:
         """The configured headers, unless the handler has set them itself."""
         for name, value in self._cors.items():
             response.headers.setdefault(name, value)
@@ -245,6 +245,12 @@ def _log_access(request: web.BaseRequest, status: int, seconds: float) -> None:
     peer = transport.get_extra_info("peername") if transport is not None else None
     line = "{} {} HTTP/{}.{}".format(request.method, clean_text(request.raw_path), *request.version)
     log_access(peer, line, status, seconds)
+
+
+def add_cors(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """For a response that is sent before its route returns: the headers that the guard adds."""
+    if isinstance(request.protocol, _Connection):
+        request.protocol.guard.add_cors(response)
 
 
 class Listener(web.Server):
@@ -272,11 +278,11 @@ class Listener(web.Server):
 class _Connection(web.RequestHandler):
     """aiohttp's connection, except that a malformed request gets TorchServe's answer."""
 
-    __slots__ = ("_guard",)
+    __slots__ = ("guard",)
 
     def __init__(self, listener: Listener, guard: Guard, **options: Any) -> None:
         super().__init__(listener, **options)
-        self._guard = guard
+        self.guard = guard
 
     def handle_error(
         self,
@@ -291,4 +297,4 @@ class _Connection(web.RequestHandler):
         logger.debug("malformed HTTP from %s: %s", request.remote, message)
         # aiohttp makes up a request of HTTP/1.0 where it could not read one.
         request._version = HttpVersion11
-        return self._guard.refuse()
+        return self.guard.refuse()

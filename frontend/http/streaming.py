@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import HttpVersion11, hdrs, web
 
 from ... import FlambeauError
-from .middlewares import NO_CACHE, X_REQUEST_ID
+from .middlewares import NO_CACHE, X_REQUEST_ID, add_cors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,6 +62,7 @@ async def send_stream(
         answer.headers.add(name, value)
     answer.headers[_STREAM_NEXT] = "true"
     answer.headers[X_REQUEST_ID] = request_id
+    add_cors(request, answer)
     as_events = wants_events(request)
     if as_events:
         answer.headers[hdrs.CONTENT_TYPE] = f"{EVENT_STREAM}; charset=utf-8"

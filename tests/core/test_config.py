@@ -300,6 +300,13 @@ def test_a_header_of_the_configuration_is_plain(tmp_path: Path) -> None:
     assert "printable" in refusal(tmp_path, "cors_allowed_origin=a\\r\\nSet-Cookie: b")
 
 
+def test_by_default_only_this_machine_reaches_the_listeners(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    for key in SETTINGS:
+        if key.endswith("_address") and "://" in getattr(config, key):
+            assert parse_address(getattr(config, key)).is_loopback, key
+
+
 def test_port_0_may_be_used_for_all(tmp_path: Path) -> None:
     here = "http://127.0.0.1:0"
     config = load(tmp_path, inference_address=here, management_address=here, metrics_address=here)

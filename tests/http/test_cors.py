@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flambeau.frontend.jobs import Outcome
+from flambeau.frontend.streams import BodyStream
 
 CORS = {
     "cors_allowed_origin": "https://app.example",
@@ -40,6 +41,20 @@ def test_predictions_and_their_preflight_have_them(make_house):
     too_large = b"x" * (house.config.max_request_size + 1)
     reply = house.ask("POST", "/predictions/m", too_large)
     assert (reply.status, allowed(reply)) == (413, SENT)
+
+
+def test_a_streamed_answer_has_them(make_house):
+    house = make_house(**CORS)
+
+    def answer(job):
+        stream = BodyStream()
+        stream.put(b"one")
+        stream.finish(Outcome(body=b"last"))
+        return Outcome(stream=stream)
+
+    house.engine.answer = answer
+    reply = house.ask("POST", "/predictions/m", b"x")
+    assert (reply.body, allowed(reply)) == (b"onelast", SENT)
 
 
 def test_what_the_handler_sets_is_kept(make_house):

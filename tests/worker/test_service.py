@@ -437,3 +437,33 @@ keys = st.text() | st.integers() | st.booleans() | st.none() | st.floats()
 )
 def test_an_object_is_serialised_exactly_as_the_json_module_indents_it(item: object) -> None:
     assert bytes(serialise(item)).decode() == json.dumps(item, indent=2)
+
+
+@pytest.mark.parametrize(
+    ("returned", "named"),
+    [
+        ("text", "text/plain; charset=utf-8"),
+        (b"bytes", "application/octet-stream"),
+        (bytearray(b"bytes"), "application/octet-stream"),
+        ({"a": 1}, "application/json"),
+        ([1], "application/json"),
+        (None, "application/json"),
+    ],
+)
+def test_an_answers_content_type_is_named_where_that_is_asked_for(returned, named):
+    def handle(data, context):
+        return [returned]
+
+    (answer,) = run(handle, name_content_types=True).answers
+    assert answer.headers == [("Content-Type", named)]
+    (answer,) = run(handle).answers
+    assert answer.headers == []
+
+
+def test_the_handlers_own_content_type_is_kept():
+    def handle(data, context):
+        context.set_response_header(0, "content-type", "image/png")
+        return [b"bytes"]
+
+    (answer,) = run(handle, name_content_types=True).answers
+    assert answer.headers == [("content-type", "image/png")]
