@@ -112,6 +112,25 @@ def explain(as_json: bool, **options: Any) -> None:
 
 
 @config.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def check(file: Path) -> None:
+    """Say whether a server can be started with FILE.
+
+    Each problem is printed with its line. Exit code 1 if there is one.
+    """
+    from .config_check import check_config
+
+    problems, warnings = check_config(file, os.environ, Path.cwd())
+    for warning in warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    for problem in problems:
+        click.echo(f"Problem: {problem}")
+    if problems:
+        raise click.exceptions.Exit(1)
+    click.echo(f"{file} can work.")
+
+
+@config.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def keys(as_json: bool) -> None:
     """List every key with what it may be, its default and its meaning."""

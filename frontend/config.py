@@ -39,6 +39,7 @@ __all__ = [
     "load_config",
     "parse_address",
     "prepare_run_dir",
+    "read_value",
 ]
 
 HIDDEN = "(hidden)"
@@ -131,7 +132,7 @@ def load_config(
     for key, setting in SETTINGS.items():
         raw = raws.get(key)
         if raw is not None:
-            values[key] = _read(setting, raw, environ, cwd)
+            values[key] = read_value(setting, raw, environ, cwd)
             sources[key] = raw.source
         elif setting.derive is not None:
             values[key] = cwd / setting.derive(environ)
@@ -160,7 +161,7 @@ def find_run_dir(flags: Mapping[str, object], environ: Mapping[str, str], cwd: P
     raw = gather(SETTINGS, flags, environ, cwd)[0].get("run_dir")
     if raw is None:
         return cwd / default_run_dir(environ)
-    path: Path = _read(SETTINGS["run_dir"], raw, environ, cwd)
+    path: Path = read_value(SETTINGS["run_dir"], raw, environ, cwd)
     return path
 
 
@@ -177,8 +178,8 @@ def prepare_run_dir(config: Config) -> Path:
     return make_run_dir(config.run_dir)
 
 
-def _read(setting: Setting, raw: Raw, environ: Mapping[str, str], cwd: Path) -> Any:
-    """The value that the text stands for, paths made absolute."""
+def read_value(setting: Setting, raw: Raw, environ: Mapping[str, str], cwd: Path) -> Any:
+    """The value that the text stands for, paths made absolute; raises ConfigError."""
     try:
         value = setting.kind.parse(raw.text.strip())
     except ValueError as error:

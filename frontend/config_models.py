@@ -123,6 +123,11 @@ class ModelsKeys:
         alias="python",
         shown="the one that runs flambeau",
     )
+    initial_worker_port: int = key(
+        integer(1),
+        9000,
+        "Number of the first worker; they have no ports, but are counted as TorchServe's are.",
+    )
     drain_timeout: int = key(
         integer(0), 30, "Seconds that a stopping server gives to requests it has accepted."
     )

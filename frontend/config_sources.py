@@ -34,7 +34,6 @@ INEFFECTIVE = frozenset(
         "grpc_management_max_connection_age_ms",
         "grpc_management_port",
         "initial_distribution_port",
-        "initial_worker_port",
         "install_py_dep_per_model",
         "io_ratio",
         "ipex_enable",

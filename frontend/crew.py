@@ -52,6 +52,7 @@ class Crew:
         assign: Callable[[VersionSpec], int | None],
         jitter: Callable[[], float],
         load_message: Callable[[VersionSpec, int | None], Load],
+        first_slot: int = FIRST_SLOT,
     ) -> None:
         self.versions: dict[VersionKey, Version] = {}
         self.workers: dict[str, Worker] = {}
@@ -61,7 +62,7 @@ class Crew:
         self._assign = assign
         self._jitter = jitter
         self._load_message = load_message
-        self._slot_numbers = itertools.count(FIRST_SLOT)
+        self._slot_numbers = itertools.count(first_slot)
         self._incarnations = itertools.count(1)
         self._agenda = Agenda()
         self._dispatcher = Dispatcher(self._agenda, self._watch)

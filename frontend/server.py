@@ -86,7 +86,12 @@ class Server:
         self._devices = DeviceAssigner(len(self._visible))
         self._metrics = Metrics()
         self._run_dir = prepare_run_dir(config)
-        self._fleet = Fleet(self._assign, lambda: random.uniform(0.8, 1.2), self._load_message)  # noqa: S311
+        self._fleet = Fleet(
+            self._assign,
+            lambda: random.uniform(0.8, 1.2),  # noqa: S311
+            self._load_message,
+            config.initial_worker_port,
+        )
         self._remove_stale_sockets()
         self._engine = self._make_engine()
         self._registry = self._make_registry()

@@ -37,6 +37,7 @@ LAYERS = [
     "frontend.http",
     "frontend.app",
     "frontend.server",
+    "frontend.config_check",
     "frontend.cli_config",
     "frontend.cli_server",
     "frontend.cli_status frontend.cli_torchserve",

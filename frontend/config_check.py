@@ -1,0 +1,69 @@
+"""Whether a configuration can work, before a server is started with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .config import SETTINGS, load_config, parse_address, read_value
+from .config_sources import gather
+from .errors import ConfigError
+from .tls import Certificate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from .config import Config
+
+
+def check_config(
+    path: Path, environ: Mapping[str, str], cwd: Path
+) -> tuple[list[str], tuple[str, ...]]:
+    """What is wrong with the file ``path``, and what whoever starts a server should know.
+
+    Environment variables count as they would at a start. Every value that cannot be is named, with
+    its line; what values must have in common is looked at when each of them can be.
+    """
+    flags = {"config": str(path)}
+    try:
+        raws, warnings = gather(SETTINGS, flags, environ, cwd)
+    except ConfigError as error:
+        return [error.message], ()
+    problems = []
+    for key, raw in raws.items():
+        try:
+            read_value(SETTINGS[key], raw, environ, cwd)
+        except ConfigError as error:
+            problems.append(error.message)
+    if problems:
+        return problems, tuple(warnings)
+    try:
+        config = load_config(flags, environ, cwd)
+    except ConfigError as error:
+        return [error.message], tuple(warnings)
+    return [*_tls_problems(config), *_missing_archives(config)], config.warnings
+
+
+def _tls_problems(config: Config) -> list[str]:
+    addresses = (config.inference_address, config.management_address, config.metrics_address)
+    if not any(parse_address(each).is_tls for each in addresses):
+        return []
+    try:
+        Certificate(config)
+    except ConfigError as error:
+        return [error.message]
+    return []
+
+
+def _missing_archives(config: Config) -> list[str]:
+    """Archives that are to be served from the start and are not in the model store."""
+    store = config.model_store
+    if store is None or config.loads_all_models or config.model_snapshot is not None:
+        return []
+    source = config.sources.get("load_models", "default")
+    names = [url.rstrip("/").rpartition("/")[2] for _, url in config.load_models]
+    return [
+        f"load_models ({source}): {name} is not in the model store {store}."
+        for name in names
+        if not (store / name).exists()
+    ]
