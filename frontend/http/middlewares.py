@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from multidict import CIMultiDict, istr
 
 from ... import FlambeauError
@@ -185,6 +185,9 @@ class Guard:
         self._cors = cors
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request._version is not HttpVersion11 and request._version != HttpVersion10:
+            # The parser lets HTTP/0.9 and 2.0 through.
+            return self.refuse(request)
         identity = request_id(request)
         started = asyncio.get_running_loop().time() if self._access_log else 0.0
         try:
@@ -213,8 +216,11 @@ class Guard:
             _log_access(request, response.status, asyncio.get_running_loop().time() - started)
         return response
 
-    def refuse(self) -> Answer:
-        """The answer to bytes that are not HTTP; the connection is closed after it."""
+    def refuse(self, request: web.BaseRequest) -> Answer:
+        """The answer to bytes that are not HTTP/1; the connection is closed after it."""
+        # It is in HTTP/1.1, whatever the client spoke; aiohttp makes up a request of HTTP/1.0 where
+        # it could not read one.
+        request._version = HttpVersion11
         identity = _new_id()
         response = _render_error(BadRequestError("Invalid HTTP message."), identity)
         response.headers[X_REQUEST_ID] = identity
@@ -295,6 +301,4 @@ class _Connection(web.RequestHandler):
             return super().handle_error(request, status, exc, message)
 
         logger.debug("malformed HTTP from %s: %s", request.remote, message)
-        # aiohttp makes up a request of HTTP/1.0 where it could not read one.
-        request._version = HttpVersion11
-        return self.guard.refuse()
+        return self.guard.refuse(request)

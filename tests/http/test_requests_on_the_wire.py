@@ -35,6 +35,8 @@ REFUSED = {
     "no host": b"POST /predictions/m HTTP/1.1\r\nContent-Length: 1\r\n\r\nx",
     "two hosts": POST + b"Host: g\r\nContent-Length: 1\r\n\r\nx",
     "another version": b"GET /ping HTTP/1.2\r\nHost: h\r\n\r\n",
+    "HTTP/2 in name only": b"GET /ping HTTP/2.0\r\nHost: h\r\n\r\n",
+    "no version": b"GET /ping\r\n\r\n",
     "the beginning of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "a negative chunk": CHUNKED + b"\r\n-1\r\n\r\n",
     "a chunk size with a prefix": CHUNKED + b"\r\n0x1\r\na\r\n0\r\n\r\n",
