@@ -76,14 +76,17 @@ def _check_exposure(config: Config) -> list[str]:
 def _open_listeners(config: Config) -> list[str]:
     """The addresses of Config that are open: beyond this machine, and without keys.
 
-    Inference is meant for others. TorchServe's tokens do not guard the metrics.
+    Inference is meant for others. TorchServe's tokens do not guard the metrics. Clients that must
+    show a certificate are known as well as those with keys.
     """
     guarded = {
         "keys": {"management_address", "metrics_address"},
         "tokens": {"management_address"},
     }.get(access_mode(config), set())
-    return [
-        key
-        for key in _DANGERS
-        if key not in guarded and not read_address(getattr(config, key)).is_loopback
-    ]
+    found = []
+    for key in _DANGERS:
+        address = read_address(getattr(config, key))
+        shows_certificate = address.is_tls and config.client_ca_file is not None
+        if key not in guarded and not address.is_loopback and not shows_certificate:
+            found.append(key)
+    return found

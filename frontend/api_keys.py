@@ -192,14 +192,14 @@ def new_key() -> str:
     return KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
 
 
-def hash_of(key: str) -> str:
+def digest_text(key: str) -> str:
     """What ``sha256`` holds for ``key``."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def entry_line(name: str, key: str, scopes: Sequence[str], models: Sequence[str]) -> str:
     """The line of a file of keys that lets ``key`` in; raises ValueError if it would not do."""
-    fields = [f"name: {name}", f"sha256: {hash_of(key)!r}", f"scopes: [{', '.join(scopes)}]"]
+    fields = [f"name: {name}", f"sha256: {digest_text(key)!r}", f"scopes: [{', '.join(scopes)}]"]
     if models:
         fields.append(f"models: [{', '.join(map(_quoted, models))}]")
     line = "- {" + ", ".join(fields) + "}"

@@ -16,6 +16,7 @@ _COMMANDS = {
     "archive": "..archiver.cli:archive",
     "models": ".cli_models:models",
     "predict": ".cli_models:predict",
+    "keys": ".cli_keys:keys",
     "config": ".cli_config:config",
 }
 

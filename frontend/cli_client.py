@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 import urllib.error
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 READ_TIMEOUT = 10.0
 """Seconds that a server may take to describe itself."""
 PAGE_SIZE = 100
+KEY_HINT = " Use --key or FLAMBEAU_API_KEY."
+
+_KEY = re.compile(r"[!-~]+")
 
 
 class UnreachableError(FlambeauError):
@@ -35,10 +39,21 @@ class Server:
 
     ``cacert`` is a file with the certificates that vouch for an https server, in place of those
     that this machine trusts. ``pinned`` is the server's own certificate, by whatever name it is
-    called. Raises FlambeauError for a URL that is none, and for files that hold no certificate.
+    called. ``key`` is sent with each request. Raises FlambeauError for a URL that is none, for
+    files that hold no certificate, and for a key that no header can hold.
     """
 
-    def __init__(self, url: str, cacert: str | None = None, pinned: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        cacert: str | None = None,
+        pinned: str | None = None,
+        key: str | None = None,
+    ) -> None:
+        if key is not None and not _KEY.fullmatch(key):
+            # What is wrong with it is not said by showing it.
+            raise AnswerError("The key has characters that no key has, or is empty.")
+        self._key = key
         self.url = _reachable(url)
         self._base = "http://localhost" if self.url.startswith("unix:") else self.url
         self._opener = urllib.request.build_opener(
@@ -61,6 +76,8 @@ class Server:
         request = urllib.request.Request(self._base + path, data=body, method=method)  # noqa: S310
         if body is not None:
             request.add_header("Content-Type", content_type or "application/octet-stream")
+        if self._key is not None:
+            request.add_header("Authorization", f"Bearer {self._key}")
         try:
             return self._opener.open(request, timeout=timeout)
         except TimeoutError:
@@ -86,7 +103,8 @@ class Server:
         with self.send(method, target, timeout=timeout) as response:
             content = self._read(response, timeout)
         if response.status >= 400:
-            raise AnswerError(error_text(response.status, response.reason, content))
+            hint = KEY_HINT if response.status == 401 else ""
+            raise AnswerError(error_text(response.status, response.reason, content) + hint)
         try:
             return json.loads(content)
         except ValueError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,21 +14,35 @@ from .cli_server import NOT_RUNNING, locate_run_dir, running_servers
 from .table import render_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from .runstate import RunningServer
 
+_Command = TypeVar("_Command", bound="Callable[..., Any]")
 MODEL_COLUMNS = ("MODEL", "VERSION", "STATE", "WORKERS", "QUEUE", "RESTARTS", "LAST EXIT")
 _LONGEST_REASON = 60
 
 
+def key_option(command: _Command) -> _Command:
+    """Adds ``--key``, the key that the server asks for."""
+    return click.option(
+        "--key",
+        metavar="KEY",
+        envvar="FLAMBEAU_API_KEY",
+        show_envvar=True,
+        help="Key for a server that asks for one. Other users of this machine can see it here; "
+        "the variable they cannot.",
+    )(command)
+
+
 @click.command(short_help="Show the running servers and their models.")
+@key_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--run-dir", metavar="DIR", help="The run directory that the server was given.")
 @click.pass_context
-def status(ctx: click.Context, as_json: bool, run_dir: str | None) -> None:
+def status(ctx: click.Context, key: str | None, as_json: bool, run_dir: str | None) -> None:
     """Show the running servers, their health and their models; exit code 1 if there is none."""
-    reports = [_report(server) for server in running_servers(locate_run_dir(run_dir))]
+    reports = [_report(server, key) for server in running_servers(locate_run_dir(run_dir))]
     if as_json:
         click.echo(json.dumps({"servers": reports}, indent=2))
     else:
@@ -51,7 +65,7 @@ def model_row(version: Mapping[str, Any]) -> tuple[object, ...]:
     )
 
 
-def _report(server: RunningServer) -> dict[str, Any]:
+def _report(server: RunningServer, key: str | None) -> dict[str, Any]:
     """What is known of a server; ``error`` says why some of it is not."""
     report: dict[str, Any] = {
         "pid": server.pid,
@@ -62,8 +76,11 @@ def _report(server: RunningServer) -> dict[str, Any]:
         "models": [],
     }
     try:
-        report["health"] = _health(Server(server.addresses["inference"], pinned=server.certificate))
-        management = Server(server.addresses["management"], pinned=server.certificate)
+        inference, management = (
+            Server(server.addresses[name], pinned=server.certificate, key=key)
+            for name in ("inference", "management")
+        )
+        report["health"] = _health(inference)
         for model in list(management.models()):
             report["models"] += management.call("GET", "models", model["modelName"], "all")
     except FlambeauError as error:

@@ -205,7 +205,7 @@ def test_commands_in_examples_exist_with_their_options(name):
 @pytest.mark.parametrize("name", PAGES)
 def test_variables_in_the_text_are_known(name):
     known = {variable for setting in SETTINGS.values() for variable in setting.variables}
-    known |= {"TS_CONFIG_FILE", "FLAMBEAU_MANAGEMENT"}
+    known |= {"TS_CONFIG_FILE", "FLAMBEAU_MANAGEMENT", "FLAMBEAU_API_KEY"}
     written = set(re.findall(r"\b(?:TS|FLAMBEAU)_[A-Z_]+[A-Z]\b", page(name)))
     assert written <= known
 

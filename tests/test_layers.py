@@ -38,7 +38,7 @@ LAYERS = [
     "frontend.app",
     "frontend.server",
     "frontend.config_check",
-    "frontend.cli_config",
+    "frontend.cli_config frontend.cli_keys",
     "frontend.cli_server",
     "frontend.cli_status frontend.cli_torchserve",
     "frontend.cli_models",

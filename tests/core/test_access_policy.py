@@ -98,6 +98,13 @@ def test_keys_guard_open_listeners_and_tokens_guard_management(tmp_path: Path) -
     assert flambeau(tmp_path, OPEN[0], "authorization=tokens").warnings == ()
 
 
+def test_certificates_of_clients_guard_listeners_with_tls(tmp_path: Path) -> None:
+    files = ("client_ca_file=ca", "certificate_file=c", "private_key_file=k")
+    assert flambeau(tmp_path, "management_address=https://10.0.0.1:1", *files).warnings == ()
+    with pytest.raises(ConfigError):
+        flambeau(tmp_path, "management_address=http://10.0.0.1:1", *files)
+
+
 def test_secrets_are_neither_shown_nor_repeated(tmp_path: Path) -> None:
     config = flambeau(tmp_path, FLAMBEAU_API_KEYS=KEYS)
     rows = {key: value for key, value, _ in config.explain()}

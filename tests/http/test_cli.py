@@ -179,7 +179,7 @@ def test_start_in_background_starts_the_same_server_again(
     Path("c.properties").write_text("job_queue_size=5")
     flags = ["--model-store=store", "--models", "a=a.mar", "b.mar", "--no-access-log"]
     flags += ["--ts-config", "c.properties", "--management-address", "http://127.0.0.1:9"]
-    flags += ["--metrics-address", "http://10.0.0.1:1"]
+    flags += ["--metrics-address", "http://10.0.0.1:1", "--allow-open-listeners"]
     result = flambeau("start", "--background", *flags)
     assert result.exit_code == 0
     assert result.stderr.startswith("Warning: metrics_address=http://10.0.0.1:1: ")
