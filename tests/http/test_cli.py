@@ -176,7 +176,7 @@ def test_start_in_background_starts_the_same_server_again(
         return Ready(42, {"management": "http://127.0.0.1:9"}, log, process)
 
     monkeypatch.setattr("flambeau.frontend.background.start_detached", fake)
-    Path("c.properties").write_text("job_queue_size=5")
+    Path("c.properties").write_text("job_queue_size=5\nallow_open_listeners=true")
     flags = ["--model-store=store", "--models", "a=a.mar", "b.mar", "--no-access-log"]
     flags += ["--ts-config", "c.properties", "--management-address", "http://127.0.0.1:9"]
     flags += ["--metrics-address", "http://10.0.0.1:1", "--allow-open-listeners"]
