@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -54,10 +55,13 @@ class Installation:
         """What the last command, and the server that it started, have printed."""
         return self.folder / f"out{self.runs}"
 
-    def ask(self, method: str, target: str, listener: str = "management") -> tuple[int, bytes]:
+    def ask(
+        self, method: str, target: str, listener: str = "management", key: str | None = None
+    ) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.ports[listener], timeout=30)
         try:
-            connection.request(method, target)
+            headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+            connection.request(method, target, headers=headers)
             response = connection.getresponse()
             return response.status, response.read()
         except ConnectionError as error:
@@ -79,6 +83,10 @@ class Installation:
 
     def described(self) -> dict[str, object]:
         return dict(json.loads(self.ask("GET", "/models/obedient")[1])[0])
+
+    def keys(self) -> dict[str, str]:
+        content = json.loads((self.folder / "key_file.json").read_text())
+        return {name: value["key"] for name, value in content.items()}
 
     def has_ended(self, pid: int) -> bool:
         # The server is a grandchild whose parent has ended: the tests' own process reaps it.
@@ -168,3 +176,37 @@ def test_one_thing_at_a_time(installation):
     code, said = installation.run("--start", "--stop")
     assert code == 2
     assert "not allowed with argument" in said
+
+
+def test_tokens_are_asked_for_and_models_cannot_be_registered_unless_the_command_says_so(
+    installation,
+):
+    command = ("--start", "--ncs", "--model-store", "store")
+    assert installation.run(*command, "--models", "obedient=obedient.mar")[0] == 0
+    installation.wait_until_ready()
+    key_file = installation.folder / "key_file.json"
+    assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
+    keys = installation.keys()
+
+    def ask(method: str, target: str, listener: str, name: str | None) -> int:
+        return installation.ask(method, target, listener, keys.get(name))[0]
+
+    assert ask("GET", "/ping", "inference", None) == 400
+    assert ask("GET", "/ping", "inference", "management") == 400
+    assert ask("GET", "/ping", "inference", "inference") == 200
+    assert ask("GET", "/models", "management", "inference") == 400
+    assert ask("GET", "/models", "management", "management") == 200
+    assert ask("GET", "/metrics", "metrics", None) == 200
+    assert ask("POST", "/models?url=obedient.mar", "management", "management") == 405
+    assert ask("DELETE", "/models/obedient", "management", "management") == 405
+    assert ask("PUT", "/models/obedient?min_worker=2", "management", "management") == 202
+    renewed = installation.ask("GET", "/token?type=inference", "management", keys["API"])
+    assert renewed == (200, b"\n")
+    assert ask("GET", "/ping", "inference", "inference") == 400
+    keys = installation.keys()
+    assert ask("GET", "/ping", "inference", "inference") == 200
+
+    pid = installation.pid
+    assert installation.run("--stop", "--foreground")[0] == 0
+    wait_for(lambda: installation.has_ended(pid), 20, "the end of the server")
+    assert not key_file.exists()
