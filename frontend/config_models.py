@@ -104,6 +104,12 @@ class ModelsKeys:
     default_service_handler: str | None = key(
         TEXT, None, "Handler of archives that name none.", shown="none"
     )
+    service_envelope: str | None = key(
+        choice("body", "json", "kserve", "kservev2"),
+        None,
+        "Protocol of the bodies of all requests, which handlers then need not know.",
+        shown="none",
+    )
     decode_input_request: bool = key(
         BOOLEAN, True, "Give handlers text and JSON bodies decoded, rather than as bytes."
     )

@@ -49,7 +49,6 @@ INEFFECTIVE = frozenset(
         "number_of_netty_threads",
         "plugins_path",
         "prefer_direct_buffer",
-        "service_envelope",
         "system_metrics_cmd",
         "ts_header_key_sequence_end",
         "ts_header_key_sequence_id",

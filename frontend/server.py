@@ -240,6 +240,7 @@ class Server:
             limit_max_image_pixels=self._config.limit_max_image_pixels,
             decode_input_request=self._config.decode_input_request,
             name_content_types=self._config.content_type == "auto",
+            envelope=self._config.service_envelope,
         )
 
     def _forget(self, key: VersionKey) -> None:

@@ -27,7 +27,8 @@ LAYERS = [
     "model_store.archive frontend.roster frontend.config frontend.devices frontend.runstate",
     "model_store.store frontend.commands frontend.precedence frontend.launcher frontend.describe "
     "frontend.tls",
-    "handlers archiver.writers worker.loader worker.service worker.link frontend.dispatcher",
+    "handlers archiver.writers worker.envelopes worker.loader worker.service worker.link "
+    "frontend.dispatcher",
     "archiver.packager worker.main frontend.crew frontend.router frontend.metrics",
     "frontend.fleet frontend.streams",
     "archiver.cli worker.__main__ frontend.engine frontend.background frontend.cli_client",

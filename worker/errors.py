@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .. import FlambeauError
+
 
 class PredictionException(Exception):
     """A handler's own answer to a request that it refuses: HTTP status and text for the client.
@@ -16,3 +18,7 @@ class PredictionException(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} : {self.error_code}"
+
+
+class EnvelopeError(FlambeauError):
+    """``service_envelope`` names none that there is."""

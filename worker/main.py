@@ -20,6 +20,7 @@ import yaml
 
 from .. import FlambeauError
 from .context import Context
+from .envelopes import wrap
 from .link import Link, die_with_parent
 from .loader import load_entry_point
 from .metrics import Metrics
@@ -125,7 +126,7 @@ def _load(load: Load, link: Link) -> Service:
         Metrics(load.model_name),
         _model_config(model_dir, manifest),
     )
-    entry_point = load_entry_point(load.handler, model_dir, context)
+    entry_point = wrap(load.envelope, load_entry_point(load.handler, model_dir, context))
     return Service(
         entry_point,
         context,

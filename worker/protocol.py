@@ -101,6 +101,7 @@ class Load:
     limit_max_image_pixels: bool = True
     decode_input_request: bool = True
     name_content_types: bool = False
+    envelope: str | None = None
 
 
 @dataclass(slots=True)
@@ -320,6 +321,7 @@ _FIELD_TYPES: dict[str, tuple[type, ...]] = {
     "float": (float, int),
     "bool": (bool,),
     "int | None": (int, type(None)),
+    "str | None": (str, type(None)),
 }
 
 

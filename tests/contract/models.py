@@ -31,6 +31,8 @@ def handle(data, context):
 
 
 def answer(index, row, context):
+    if not isinstance(row, dict) or "datatype" in row:
+        return len(row) if isinstance(row, (bytes, list)) else row["data"]
     order = row.get("body")
     if isinstance(order, dict) and "do" in order:
         return obey(index, order, context)

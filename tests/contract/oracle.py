@@ -34,7 +34,7 @@ from real_server import Store, free_port
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-PACKAGES = ("torch==2.13.0", "torchserve==0.12.0", "psutil", "pyyaml")
+PACKAGES = ("torch==2.13.0", "torchserve==0.12.0", "numpy", "psutil", "pyyaml")
 START_LIMIT = 90.0
 
 

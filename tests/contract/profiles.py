@@ -42,5 +42,8 @@ PROFILES: Mapping[str, Profile] = {
         },
         one_address=True,
     ),
+    "json": Profile({**_QUICK, "service_envelope": "json"}),
+    "kserve": Profile({**_QUICK, "service_envelope": "kserve"}),
+    "kservev2": Profile({**_QUICK, "service_envelope": "kservev2"}),
     "raw": Profile({**_QUICK, "decode_input_request": "false"}),
 }

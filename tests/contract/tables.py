@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contract import (
+    table_envelopes,
     table_inputs,
     table_listeners,
     table_management,
@@ -18,4 +19,5 @@ CASES = (
     *table_management.CASES,
     *table_listeners.CASES,
     *table_time.CASES,
+    *table_envelopes.CASES,
 )

@@ -43,6 +43,7 @@ deviceType: gpu
 deviceIds: [1, 0]
 jobQueueSize: 7
 clientTimeoutInMills: 8
+queueTimeout: 25
 maxRetryTimeoutInSec: 9
 batching: fixed
 retryLostBatch: 0
@@ -81,6 +82,7 @@ handler:
         device_ids=(1, 0),
         job_queue_size=7,
         client_timeout_in_mills=8,
+        queue_timeout=25,
         max_retry_timeout_in_sec=9,
         batching="fixed",
         retry_lost_batch=0,

@@ -334,7 +334,7 @@ def test_a_body_comes_back_unharmed_whatever_its_size(served: RealServer, size: 
 def test_a_body_of_twenty_megabytes_makes_the_round_trip(
     new_server: Callable[..., RealServer],
 ) -> None:
-    server = new_server(max_request_size=20_000_000)
+    server = new_server(max_request_size=20_000_000, max_response_size=20_000_000)
     server.store.folder("mirror", {"handler.py": MIRROR})
     server.start().serve("mirror")
     body = bytes(range(250)) * 80_000
