@@ -24,9 +24,18 @@ def make_access(config: Config, folder: Path | None = None) -> Access:
         case "tokens":
             return TokenAccess(folder or Path.cwd(), config.token_expiration_min * 60)
         case "keys":
-            given = read_keys(config.api_keys, "api_keys") if config.api_keys else ()
-            warn_of_plain_keys(given, "api_keys")
-            file = None if config.api_keys_file is None else KeyFile(config.api_keys_file)
-            return KeyAccess(given, file)
+            return _key_access(config)
         case _:
             return OpenAccess()
+
+
+def check_keys(config: Config) -> None:
+    """Raise ConfigError if the keys that are asked for cannot be read."""
+    if access_mode(config) == "keys":
+        _key_access(config)
+
+
+def _key_access(config: Config) -> KeyAccess:
+    given = read_keys(config.api_keys, "api_keys") if config.api_keys else ()
+    warn_of_plain_keys(given, "api_keys")
+    return KeyAccess(given, None if config.api_keys_file is None else KeyFile(config.api_keys_file))

@@ -151,7 +151,7 @@ async def start_listeners(services: Services) -> Listeners:
     cors = _cors(config)
     try:
         for name, address, route, scope_of in routes:
-            gate = Gate(services.access, scope_of)
+            gate = Gate(services.access, scope_of, answers_preflight=bool(cors))
             count = services.metrics.count_response
             guard = Guard(route, gate.admit, count, config.access_log, cors)
             await listeners.add(name, address, Listener(guard))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .admission import check_keys
 from .config import SETTINGS, load_config, parse_address, read_value
 from .config_sources import gather
 from .errors import ConfigError
@@ -41,7 +42,8 @@ def check_config(
         config = load_config(flags, environ, cwd)
     except ConfigError as error:
         return [error.message], tuple(warnings)
-    return [*_tls_problems(config), *_missing_archives(config)], config.warnings
+    problems = [*_tls_problems(config), *_key_problems(config), *_missing_archives(config)]
+    return problems, config.warnings
 
 
 def _tls_problems(config: Config) -> list[str]:
@@ -50,6 +52,14 @@ def _tls_problems(config: Config) -> list[str]:
         return []
     try:
         Certificate(config)
+    except ConfigError as error:
+        return [error.message]
+    return []
+
+
+def _key_problems(config: Config) -> list[str]:
+    try:
+        check_keys(config)
     except ConfigError as error:
         return [error.message]
     return []

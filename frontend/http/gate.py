@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs
 
 from ..access import EVERYTHING, NOTHING, Grant, OpenAccess, Scope
-from .middlewares import path_segments
+from .middlewares import Answer, path_segments
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -27,17 +27,33 @@ _GRANT: ContextVar[Grant] = ContextVar("grant")
 class Gate:
     """Stands before a listener. ``scope_of`` says what a path's segments need.
 
-    The documents at ``/`` and ``/api-description`` are for everybody.
+    The documents at ``/`` and ``/api-description`` are for everybody. A browser sends its key only
+    after a question without one, the preflight: ``answers_preflight`` says yes to that.
     """
 
-    def __init__(self, access: Access, scope_of: ScopeOf) -> None:
+    def __init__(
+        self, access: Access, scope_of: ScopeOf, *, answers_preflight: bool = False
+    ) -> None:
         self._access = access
+        self._answers_preflight = answers_preflight
         self._is_open = isinstance(access, OpenAccess)
         self._scope_of = scope_of
 
-    def admit(self, request: web.BaseRequest) -> None:
-        """Let the request in, or raise what it is answered with."""
-        _GRANT.set(EVERYTHING if self._is_open else self._judge(request))
+    def admit(self, request: web.BaseRequest) -> Answer | None:
+        """Let the request in, answer it in the route's place, or raise what is to be answered."""
+        if self._is_open:
+            _GRANT.set(EVERYTHING)
+            return None
+
+        if (
+            self._answers_preflight
+            and request.method == hdrs.METH_OPTIONS
+            and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
+        ):
+            return Answer()
+
+        _GRANT.set(self._judge(request))
+        return None
 
     def _judge(self, request: web.BaseRequest) -> Grant:
         segments = path_segments(request.raw_path)

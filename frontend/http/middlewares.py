@@ -167,13 +167,13 @@ def _check_expectation(expected: str) -> None:
 class Guard:
     """Answers every request that reaches a listener, whatever its route raises.
 
-    ``admit`` raises for a request that may not reach the route.
+    ``admit`` raises, or gives an answer, for a request that is not to reach the route.
     """
 
     def __init__(
         self,
         route: Route,
-        admit: Callable[[web.BaseRequest], None],
+        admit: Callable[[web.BaseRequest], Answer | None],
         count_response: Callable[[int], None],
         access_log: bool,
         cors: Mapping[str, str] = MappingProxyType({}),
@@ -193,8 +193,8 @@ class Guard:
         try:
             if hdrs.EXPECT in request.headers:
                 _check_expectation(request.headers[hdrs.EXPECT])
-            self._admit(request)
-            response = await self._route(request, identity)
+            early = self._admit(request)
+            response = await self._route(request, identity) if early is None else early
         except FlambeauError as error:
             response = _render_error(error, identity)
         except ConnectionError:

@@ -301,3 +301,20 @@ def test_one_address_for_both_apis_keeps_their_keys_apart(
         assert house.ask(method, target, headers=bearer(infer)).status in (400, 403)
     for target in ("/predictions/m", "/models/m/invoke", "/v1/models/m:predict"):
         assert house.ask("POST", target, b"", bearer(manage)).status in (400, 403)
+
+
+PREFLIGHT = {"Origin": "http://shop.example", "Access-Control-Request-Method": "POST"}
+
+
+def test_a_browser_may_ask_first_without_a_key_where_other_origins_are_allowed(make_house):
+    house = make_house(access=key_access(), cors_allowed_origin="http://shop.example")
+    reply = house.ask("OPTIONS", "/predictions/unknown", headers=PREFLIGHT)
+    assert (reply.status, reply.body) == (200, b"")
+    assert reply.headers["Access-Control-Allow-Origin"] == "http://shop.example"
+    assert house.ask("POST", "/predictions/m", b"", PREFLIGHT).status == 401
+    assert house.ask("OPTIONS", "/predictions/m").status == 401
+
+
+def test_where_no_other_origins_are_allowed_the_question_needs_a_key(make_house):
+    house = make_house(access=key_access())
+    assert house.ask("OPTIONS", "/predictions/m", headers=PREFLIGHT).status == 401

@@ -89,6 +89,8 @@ def test_every_value_that_cannot_be_is_named_with_its_line(check):
         ("inference_address=https://127.0.0.1:8443", "private_key_file"),
         ("job_queue_size=$$NOT_SET_ANYWHERE$$", "Invalid Environment Variable NOT_SET_ANYWHERE"),
         ("a=\\u12", "Invalid configuration"),
+        ("api_keys_file=nowhere", "cannot be read"),
+        ("management_address=http://0.0.0.0:8081", "allow_open_listeners"),
         (
             "inference_address=http://127.0.0.1:8080\nmetrics_address=http://127.0.0.1:8080",
             "must differ",
