@@ -40,7 +40,7 @@ _FIELDS = frozenset({"name", "sha256", "key", "scopes", "models"})
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _HEADER = re.compile(r"bearer +(\S+)", re.ASCII | re.IGNORECASE)
-_PROBES = (["livez"], ["readyz"], ["v2", "health", "live"], ["v2", "health", "ready"])
+_PROBES = (["ping"], ["livez"], ["readyz"], ["v2", "health", "live"], ["v2", "health", "ready"])
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class KeyAccess:
         return key.grant
 
     def leaves_open(self, scope: Scope, segments: list[str]) -> bool:
-        return scope is Scope.INFER and (segments[:1] == ["ping"] or segments in _PROBES)
+        return scope is Scope.INFER and segments in _PROBES
 
     def announce(self) -> None:
         """Holders have their keys."""

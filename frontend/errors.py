@@ -4,6 +4,7 @@
 
     FlambeauError                       500 InternalServerException
     ├── BadRequestError                 400 BadRequestException
+    ├── InvalidKeyError                 400 InvalidKeyException
     ├── UnauthenticatedError            401 UnauthorizedException
     ├── ForbiddenError                  403 ForbiddenException
     ├── ResourceNotFoundError           404 ResourceNotFoundException
@@ -43,6 +44,18 @@ class BadRequestError(FlambeauError):
 
     status = 400
     type = "BadRequestException"
+
+
+class InvalidKeyError(FlambeauError):
+    """No token, or not the right one: TorchServe's answer, which is not 401."""
+
+    status = 400
+    type = "InvalidKeyException"
+
+    def __init__(self, what: str = "Authorization") -> None:
+        super().__init__(
+            f"Token {what} failed. Token either incorrect, expired, or not provided correctly"
+        )
 
 
 class UnauthenticatedError(FlambeauError):

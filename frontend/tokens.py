@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from .. import FlambeauError
 from .access import Grant, Scope
-from .errors import ConfigError
+from .errors import ConfigError, InvalidKeyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,18 +28,6 @@ _HEADER = re.compile(r"Bearer\s+(\S+)", re.ASCII)
 _NAMES = {Scope.INFER: "inference", Scope.MANAGE: "management"}
 _GRANTS = {scope: Grant(f"of {name}", frozenset({scope})) for scope, name in _NAMES.items()}
 _METRICS = Grant("everybody", frozenset({Scope.METRICS}))
-
-
-class InvalidKeyError(FlambeauError):
-    """No key, or not the right one. TorchServe answers with 400 rather than 401."""
-
-    status = 400
-    type = "InvalidKeyException"
-
-    def __init__(self, what: str = "Authorization") -> None:
-        super().__init__(
-            f"Token {what} failed. Token either incorrect, expired, or not provided correctly"
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,6 +207,7 @@ class RealServer:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
+                    cwd=self.base,
                     env=self.environ,
                     pass_fds=(writing,),
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from contract.rows import Row
 
@@ -26,14 +28,22 @@ class Reply:
     body: bytes
 
 
-def exchange(addresses: Mapping[str, str], row: Row) -> Reply:
-    """Send the row's request on a connection of its own and read the whole answer."""
+def key_of(name: str) -> str:
+    """Stands in a header for the server's key called ``name``: inference, management or API."""
+    return f"<key {name}>"
+
+
+def exchange(addresses: Mapping[str, str], row: Row, key_file: Path | None = None) -> Reply:
+    """Send the row's request on a connection of its own and read the whole answer.
+
+    The keys of ``key_file`` take the place of their names in the request's headers.
+    """
     address = urlsplit(addresses[row.port])
     with socket.create_connection((address.hostname, address.port), PATIENCE) as connection:
         connection.settimeout(PATIENCE)
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             # A server may refuse, and hang up, before it has read everything.
-            connection.sendall(row.raw if row.raw is not None else _request(row))
+            connection.sendall(row.raw if row.raw is not None else _request(row, key_file))
         with connection.makefile("rb") as stream:
             reply = _read(stream, row.method)
             while reply.status == 100:
@@ -41,8 +51,12 @@ def exchange(addresses: Mapping[str, str], row: Row) -> Reply:
             return reply
 
 
-def _request(row: Row) -> bytes:
+def _request(row: Row, key_file: Path | None) -> bytes:
     headers = {"Host": "localhost", **row.headers}
+    if key_file is not None and "Authorization" in headers:
+        for name, value in json.loads(key_file.read_text()).items():
+            known = headers["Authorization"].replace(key_of(name), value["key"])
+            headers["Authorization"] = known
     if row.body is not None:
         headers.setdefault("Content-Length", str(len(row.body)))
     lines = [f"{row.method} {row.target} HTTP/1.1", *(f"{k}: {v}" for k, v in headers.items())]

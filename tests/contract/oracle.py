@@ -54,7 +54,8 @@ def main() -> int:
             for case in cases:
                 if case.profile == name:
                     rows += len(case.rows)
-                    found = ask(addresses, case)
+                    key_file = Path(base, "key_file.json") if name == "tokens" else None
+                    found = ask(addresses, case, key_file)
                     wrong += found
                     on_purpose += sum(row.torchserve is not None for row in case.rows)
     print(f"{rows} rows: {wrong} not as the contract says; {on_purpose} differ on purpose")
@@ -137,13 +138,13 @@ def _wait_until_ready(
     raise SystemExit(f"TorchServe did not start:\n{log.read_text()[-4000:]}")
 
 
-def ask(addresses: Mapping[str, str], case: Case) -> int:
+def ask(addresses: Mapping[str, str], case: Case, key_file: Path | None) -> int:
     """Ask the rows of a case; how many are not as written down."""
     wrong = 0
     for number, row in enumerate(case.rows, start=1):
         expect = row.expect if row.torchserve is None else row.torchserve.expect
         try:
-            faults = expect.faults(exchange(addresses, row))
+            faults = expect.faults(exchange(addresses, row, key_file))
         except OSError as error:
             faults = [f"{type(error).__name__}: {error}"]
         if row.torchserve is not None:

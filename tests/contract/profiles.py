@@ -45,5 +45,9 @@ PROFILES: Mapping[str, Profile] = {
     "json": Profile({**_QUICK, "service_envelope": "json"}),
     "kserve": Profile({**_QUICK, "service_envelope": "kserve"}),
     "kservev2": Profile({**_QUICK, "service_envelope": "kservev2"}),
+    "tokens": Profile(
+        {**_QUICK, "disable_token_authorization": "false", "enable_model_api": "false"},
+        torchserve_flags=(),
+    ),
     "raw": Profile({**_QUICK, "decode_input_request": "false"}),
 }

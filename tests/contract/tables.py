@@ -10,6 +10,7 @@ from contract import (
     table_outputs,
     table_routes,
     table_time,
+    table_tokens,
 )
 
 CASES = (
@@ -20,4 +21,5 @@ CASES = (
     *table_listeners.CASES,
     *table_time.CASES,
     *table_envelopes.CASES,
+    *table_tokens.CASES,
 )

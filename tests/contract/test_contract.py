@@ -39,9 +39,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RealS
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_the_contract_holds(served: dict[str, RealServer], case: Case) -> None:
-    addresses = served[case.profile].addresses
+    server = served[case.profile]
+    key_file = server.base / "key_file.json" if case.profile == "tokens" else None
     for number, row in enumerate(case.rows, start=1):
-        faults = row.expect.faults(exchange(addresses, row))
+        faults = row.expect.faults(exchange(server.addresses, row, key_file))
         assert not faults, f"row {number}, {row}: {'; '.join(faults)}"
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flambeau.frontend.access import Scope
-from flambeau.frontend.errors import ConfigError
-from flambeau.frontend.tokens import InvalidKeyError, TokenAccess
+from flambeau.frontend.errors import ConfigError, InvalidKeyError
+from flambeau.frontend.tokens import TokenAccess
 
 if TYPE_CHECKING:
     from pathlib import Path

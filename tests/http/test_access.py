@@ -18,7 +18,7 @@ ROUTES = [
     ("inference", "OPTIONS", "/", None),
     ("inference", "GET", "/api-description", None),
     ("inference", "GET", "/ping", None),
-    ("inference", "GET", "/ping/more", None),
+    ("inference", "GET", "/ping/more", INFER),
     ("inference", "GET", "/livez", None),
     ("inference", "GET", "/readyz", None),
     ("inference", "GET", "/v2/health/live", None),
