@@ -159,8 +159,9 @@ def read_keys(text: str, origin: str) -> tuple[ApiKey, ...]:
     """The keys of a list in YAML or JSON; raises ConfigError, which names ``origin``, not keys."""
     try:
         entries = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError):
-        # The parser's own message quotes the line, and with it perhaps a key.
+    except (yaml.YAMLError, RecursionError, ValueError, AttributeError, LookupError, TypeError):
+        # Text with tags that do not fit raises all of these. The parser's own message quotes the
+        # line, and with it perhaps a key.
         raise ConfigError(f"{origin}: must be a list in YAML or JSON.") from None
     if not isinstance(entries, list):
         raise ConfigError(f"{origin}: must be a list of keys, such as {EXAMPLE}.")
@@ -224,12 +225,10 @@ def _read_entry(entry: object) -> ApiKey:
     name = entry.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError("needs a name of letters, digits, '.', '_' and '-'")
-    models = entry.get("models")
-    grant = Grant(
-        name,
-        frozenset(_read_scope(scope) for scope in _texts(entry, "scopes")),
-        None if models is None else frozenset(_texts(entry, "models")),
-    )
+    # Only without the field is a key for all models: an empty one is a slip.
+    models = frozenset(_texts(entry, "models")) if "models" in entry else None
+    scopes = frozenset(_read_scope(scope) for scope in _texts(entry, "scopes"))
+    grant = Grant(name, scopes, models)
     return ApiKey(_digest(entry), grant, was_plain="key" in entry)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flambeau.frontend.access import Scope
 from flambeau.frontend.api_keys import (
@@ -117,6 +120,9 @@ def test_the_line_for_a_new_key_lets_it_in() -> None:
         (json.dumps([entry(scopes="infer")]), "needs a list of scopes"),
         (json.dumps([entry(scopes=["admin"])]), "unknown scope; known are infer, manage, metrics"),
         (json.dumps([entry(models=[])]), "needs a list of models"),
+        (json.dumps([entry(models=None)]), "needs a list of models"),
+        ("- !!timestamp x", "must be a list in YAML or JSON"),
+        ("- !!bool x", "must be a list in YAML or JSON"),
         (json.dumps([entry(models=[1])]), "models that are not text"),
         (json.dumps([entry(sha256="abc")]), "needs a sha256 of 64"),
         (json.dumps([entry(sha256=KEY)]), "needs a sha256 of 64"),
@@ -134,6 +140,42 @@ def test_a_list_that_is_wrong_is_refused_without_telling_a_key(text: str, fault:
     assert caught.value.message.startswith("keys.yaml: ")
     assert fault in caught.value.message
     assert KEY not in caught.value.message
+
+
+WORDS = [
+    "- ",
+    "name: ",
+    "sha256: ",
+    "models: ",
+    "a",
+    "{",
+    "}",
+    "[",
+    "]",
+    ": ",
+    "\n",
+    "  ",
+    "!!",
+    "&a",
+]
+WORDS += [
+    "*a",
+    "!!set ",
+    "!!omap ",
+    "!!pairs ",
+    "!!binary ",
+    "!!float ",
+    "2020-99-99",
+    "? ",
+    "<<",
+    "#",
+]
+
+
+@given(st.lists(st.sampled_from(WORDS) | st.text(max_size=3), max_size=30).map("".join))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    with contextlib.suppress(ConfigError):
+        read_keys(text, "keys.yaml")
 
 
 def test_a_plain_key_works_and_is_warned_about(
