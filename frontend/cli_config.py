@@ -32,7 +32,9 @@ def config_options(command: _Command) -> _Command:
         if setting.kind is BOOLEAN:
             command = click.option(setting.flag, key, default=None, help=help_text)(command)
             continue
-        metavar = "DIR" if setting.kind is PATH else "TEXT"
+        metavar = "TEXT"
+        if setting.kind is PATH:
+            metavar = "FILE" if key.endswith("_file") else "DIR"
         if key == "load_models":
             metavar = "[NAME=]ARCHIVE"
         command = click.option(
