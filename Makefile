@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check bench contract-oracle clean distclean
+.PHONY: help demo test check bench contract-oracle protos clean distclean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 18
@@ -32,6 +32,13 @@ bench: .make/test ## Measure throughput and latency on this machine
 ORACLE_VENV ?= .make/oracle
 contract-oracle: .make/test ## Ask the real TorchServe what the contract says of it (needs Java)
 	@$(BIN)/python tests/contract/oracle.py --venv $(ORACLE_VENV)
+
+PROTOS := frontend/grpc/protos
+protos: .make/test ## Compile the gRPC services' definitions after a change
+	@$(BIN)/python -m grpc_tools.protoc -I $(PROTOS) \
+		-I "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+		--include_imports --descriptor_set_out=$(PROTOS)/services.binpb \
+		inference.proto management.proto open_inference.proto
 
 clean: ## Remove what was built or written, but keep .venv
 	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .config_security import COMMAND_DEFAULT
 from .errors import ConfigError
-from .settings import read_address
+from .settings import Address, read_address
 
 if TYPE_CHECKING:
     from .config import Config
@@ -15,6 +15,10 @@ _DANGERS = {
     "management_address": (
         "anyone who can reach the management API can change what is served, and so run code on "
         "this machine"
+    ),
+    "grpc_management_address": (
+        "anyone who can reach the gRPC management service can change what is served, and so run "
+        "code on this machine"
     ),
     "metrics_address": (
         "anyone who can reach the metrics API can read which models run and how they are used"
@@ -80,13 +84,24 @@ def _open_listeners(config: Config) -> list[str]:
     show a certificate are known as well as those with keys.
     """
     guarded = {
-        "keys": {"management_address", "metrics_address"},
-        "tokens": {"management_address"},
+        "keys": set(_DANGERS),
+        "tokens": {"management_address", "grpc_management_address"},
     }.get(access_mode(config), set())
     found = []
     for key in _DANGERS:
-        address = read_address(getattr(config, key))
-        shows_certificate = address.is_tls and config.client_ca_file is not None
-        if key not in guarded and not address.is_loopback and not shows_certificate:
+        if key == "grpc_management_address":
+            is_private = _grpc_is_private(config)
+        else:
+            address = read_address(getattr(config, key))
+            shows_certificate = address.is_tls and config.client_ca_file is not None
+            is_private = address.is_loopback or shows_certificate
+        if key not in guarded and not is_private:
             found.append(key)
     return found
+
+
+def _grpc_is_private(config: Config) -> bool:
+    """Nobody listens, or only this machine or holders of certificates can speak."""
+    shows_certificate = config.enable_grpc_ssl and config.client_ca_file is not None
+    is_loopback = Address(config.grpc_management_address, 0).is_loopback
+    return config.enable_grpc == "false" or is_loopback or shows_certificate

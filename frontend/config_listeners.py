@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .config_key import key
-from .settings import FILE_MODE, HEADER_VALUE, PATH, address, choice, integer
+from .settings import (
+    BOOLEAN,
+    FILE_MODE,
+    HEADER_VALUE,
+    IP_ADDRESS,
+    OPEN_INFERENCE,
+    PATH,
+    address,
+    choice,
+    integer,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,4 +88,65 @@ class ListenersKeys:
     )
     cors_allowed_headers: str | None = key(
         HEADER_VALUE, None, "Sent as Access-Control-Allow-Headers.", shown="none"
+    )
+    enable_grpc: str = key(
+        choice("false", "true", "auto"),
+        "false",
+        "Serve gRPC as well; auto: where flambeau[grpc] is installed.",
+        flag="--enable-grpc",
+        shown="false; auto under the torchserve command",
+    )
+    grpc_inference_address: str = key(
+        IP_ADDRESS,
+        "127.0.0.1",
+        "Address of the gRPC inference service.",
+    )
+    grpc_inference_port: int = key(
+        integer(0, 65535),
+        7070,
+        "Port of the gRPC inference service.",
+    )
+    grpc_inference_max_connection_age_ms: int | None = key(
+        integer(1),
+        None,
+        "Milliseconds after which a gRPC inference connection is closed.",
+        shown="no limit",
+    )
+    grpc_inference_max_connection_age_grace_ms: int | None = key(
+        integer(1),
+        None,
+        "Milliseconds that its calls get then.",
+        shown="no limit",
+    )
+    grpc_management_address: str = key(
+        IP_ADDRESS,
+        "127.0.0.1",
+        "Address of the gRPC management service.",
+    )
+    grpc_management_port: int = key(
+        integer(0, 65535),
+        7071,
+        "Port of the gRPC management service.",
+    )
+    grpc_management_max_connection_age_ms: int | None = key(
+        integer(1),
+        None,
+        "Milliseconds after which a gRPC management connection is closed.",
+        shown="no limit",
+    )
+    grpc_management_max_connection_age_grace_ms: int | None = key(
+        integer(1),
+        None,
+        "Milliseconds that its calls get then.",
+        shown="no limit",
+    )
+    enable_grpc_ssl: bool = key(
+        BOOLEAN,
+        False,
+        "Serve gRPC with TLS, with private_key_file and certificate_file.",
+    )
+    ts_open_inference_protocol: bool = key(
+        OPEN_INFERENCE,
+        False,
+        "Serve the open inference protocol over gRPC, too; its HTTP paths are always there.",
     )

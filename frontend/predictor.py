@@ -38,6 +38,10 @@ class Predictor:
         self._metrics = metrics
         self._is_draining = is_draining
 
+    def is_draining(self) -> bool:
+        """The server takes no new requests."""
+        return self._is_draining()
+
     def refuse_if_draining(self) -> None:
         """Raise DrainingError when the server takes no new requests."""
         if self._is_draining():

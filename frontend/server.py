@@ -12,6 +12,7 @@ import random
 import signal
 import sys
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from .app import Listeners, Services, start_listeners
 from .config import SECRET_VARIABLES, prepare_run_dir
 from .devices import DeviceAssigner, gpu_usage, placement, visible_gpus
 from .engine import Engine
+from .errors import ConfigError
 from .fleet import Fleet
 from .launcher import LocalLauncher
 from .lifecycle import SERVER_TRANSITIONS, Lifecycle, ServerState
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from .config import Config
+    from .grpc.server import GrpcListeners
     from .lifecycle import VersionKey
     from .roster import VersionSpec
 
@@ -119,6 +122,14 @@ class Server:
         except BaseException:
             await self._engine.close(0.0)
             raise
+        try:
+            grpc = await _start_grpc(services)
+        except BaseException:
+            await listeners.close()
+            await self._engine.close(0.0)
+            raise
+        if grpc is not None:
+            listeners.urls.update(grpc.urls)
         if listeners.uses_tls:
             loop.add_signal_handler(signal.SIGHUP, listeners.reload_certificate)
         state = write_state(self._run_dir, listeners.urls, self._config.certificate_file)
@@ -135,6 +146,8 @@ class Server:
         finally:
             loading.cancel()
             await asyncio.wait([loading])
+            if grpc is not None:
+                await grpc.close()
             await listeners.close()
             if self._snapshots is not None:
                 await asyncio.to_thread(self._snapshots.close)
@@ -255,6 +268,23 @@ class Server:
             )
             for state, count in states.items():
                 yield name, version, state, count
+
+
+async def _start_grpc(services: Services) -> GrpcListeners | None:
+    """The gRPC listeners, None where there are to be none; raises ConfigError."""
+    wanted = services.config.enable_grpc
+    if wanted == "false" or (wanted == "auto" and find_spec("grpc") is None):
+        return None
+    try:
+        from .grpc.server import start_grpc
+    except ImportError:
+        raise ConfigError(
+            "enable_grpc=true needs the gRPC library: pip install 'flambeau[grpc]'"
+        ) from None
+    listeners = await start_grpc(services)
+    for name, url in listeners.urls.items():
+        logger.info("%s listens on %s", name, url)
+    return listeners
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

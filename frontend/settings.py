@@ -227,6 +227,17 @@ def _parse_boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
+def _parse_ip_address(text: str) -> str:
+    if text == "localhost":
+        return text
+    return str(ipaddress.ip_address(text.strip("[]")))
+
+
+def _parse_open_inference(text: str) -> bool:
+    """TorchServe's variable says oip for true, and anything else for false."""
+    return text.lower() in ("true", "oip")
+
+
 def _parse_pattern(text: str) -> str:
     try:
         re.compile(text)
@@ -316,6 +327,8 @@ def _object(where: str, value: object) -> dict[str, object]:
     return value
 
 
+IP_ADDRESS = Kind("an IP address such as 127.0.0.1", _parse_ip_address)
+OPEN_INFERENCE = Kind("true or false", _parse_open_inference)
 BOOLEAN = Kind("true or false", _parse_boolean)
 TEXT = Kind("text", str)
 PATTERN = Kind("a regular expression", _parse_pattern)

@@ -37,6 +37,7 @@ LAYERS = [
     "frontend.predictor frontend.admission",
     "frontend.http",
     "frontend.app",
+    "frontend.grpc",
     "frontend.server",
     "frontend.config_check",
     "frontend.cli_config frontend.cli_keys",
@@ -47,7 +48,7 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
 # Within these packages modules may import each other, without cycles.
-PACKAGES = ("handlers", "frontend.http")
+PACKAGES = ("handlers", "frontend.http", "frontend.grpc")
 PURE = ("jobs", "lifecycle", "batcher", "roster", "commands", "dispatcher", "crew", "fleet")
 IMPURE = {"asyncio", "zmq", "aiohttp", "time", "socket", "subprocess", "threading", "os"}
 

@@ -32,6 +32,7 @@ class Installation:
         self.store.mar("obedient")
         self.ports = {name: free_port() for name in ("inference", "management", "metrics")}
         settings = [f"{k}_address=http://127.0.0.1:{v}\n" for k, v in self.ports.items()]
+        settings += [f"grpc_{k}_port=0\n" for k in ("inference", "management")]
         settings += [f"model_cache_dir={folder}/cache\n", "default_workers_per_model=1\n"]
         (folder / "config.properties").write_text("".join(settings))
 

@@ -1,0 +1,1 @@
+"""TorchServe's gRPC services, over the same calls as HTTP. Needs ``flambeau[grpc]``."""

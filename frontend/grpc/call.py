@@ -1,0 +1,126 @@
+"""What all services do around a call: keys, errors, the access log, and the names of methods."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from ... import FlambeauError
+from ..access_log import log_access
+from .messages import message, service
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from ..access import Access, Grant, Scope
+
+    Translate = Callable[[FlambeauError], tuple[grpc.StatusCode, str]]
+
+logger = logging.getLogger(__name__)
+
+
+class Caller:
+    """Asks for keys and renders errors, for one service.
+
+    ``translate`` gives an error's code and details.
+    """
+
+    def __init__(
+        self, access: Access, scope: Scope, translate: Translate, access_log: bool
+    ) -> None:
+        self._access = access
+        self._scope = scope
+        self._translate = translate
+        self._access_log = access_log
+
+    def admit(self, context: Any) -> Grant:
+        """What the caller may do; raises a FlambeauError for who may not call at all."""
+        metadata = dict(context.invocation_metadata() or ())
+        return self._access.authorize(self._scope, metadata.get("authorization"))
+
+    def leaves_open(self, segments: list[str]) -> bool:
+        """The call that is ``segments`` over HTTP needs no key."""
+        return self._access.leaves_open(self._scope, segments)
+
+    def handlers(self, name: str, methods: Mapping[str, Callable[..., Any]]) -> Any:
+        """The generic handler of service ``name``: ``methods`` by the names in its definition."""
+        descriptor = service(name)
+        made = {}
+        for method in descriptor.methods:
+            if method.name in methods:
+                made[method.name] = self._handler(name, method, methods[method.name])
+        return grpc.method_handlers_generic_handler(name, made)
+
+    def _handler(self, name: str, method: Any, behave: Callable[..., Any]) -> Any:
+        line = f"gRPC {name}/{method.name} HTTP/2.0"
+        request = message(method.input_type.full_name)
+        response = message(method.output_type.full_name)
+        kinds = {
+            (False, False): (grpc.unary_unary_rpc_method_handler, self._unary),
+            (False, True): (grpc.unary_stream_rpc_method_handler, self._stream),
+            (True, True): (grpc.stream_stream_rpc_method_handler, self._stream),
+        }
+        make, around = kinds[method.client_streaming, method.server_streaming]
+        return make(
+            functools.partial(around, line, behave),
+            request_deserializer=request.FromString,
+            response_serializer=response.SerializeToString,
+        )
+
+    async def _unary(
+        self, line: str, behave: Callable[..., Any], request: Any, context: Any
+    ) -> Any:
+        started = asyncio.get_running_loop().time()
+        code, details = grpc.StatusCode.OK, ""
+        try:
+            return await behave(request, context)
+        except Exception as error:
+            code, details = self._explain(error)
+        finally:
+            self._log(line, code, started, context)
+        await context.abort(code, details)
+
+    async def _stream(
+        self, line: str, behave: Callable[..., Any], request: Any, context: Any
+    ) -> AsyncIterator[Any]:
+        started = asyncio.get_running_loop().time()
+        code, details = grpc.StatusCode.OK, ""
+        try:
+            async for response in behave(request, context):
+                yield response
+        except Exception as error:
+            code, details = self._explain(error)
+        finally:
+            self._log(line, code, started, context)
+        if code is not grpc.StatusCode.OK:
+            await context.abort(code, details)
+
+    def explain(self, error: FlambeauError) -> tuple[grpc.StatusCode, str]:
+        """Code and details of an error."""
+        return self._translate(error)
+
+    def _explain(self, error: Exception) -> tuple[grpc.StatusCode, str]:
+        if isinstance(error, FlambeauError):
+            return self._translate(error)
+        logger.error("a gRPC call failed", exc_info=error)
+        return grpc.StatusCode.INTERNAL, "Internal server error. The server's log tells more."
+
+    def _log(self, line: str, code: grpc.StatusCode, started: float, context: Any) -> None:
+        if self._access_log:
+            seconds = asyncio.get_running_loop().time() - started
+            log_access(context.peer(), line, code.value[0], seconds)
+
+
+def new_request_id() -> str:
+    return str(uuid.uuid4())
+
+
+def time_left(context: Any) -> float | None:
+    """Seconds that the client waits for its answer, None where it did not say."""
+    left = context.time_remaining()
+    return None if left is None else max(0.001, float(left))

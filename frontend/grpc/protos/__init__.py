@@ -1,0 +1,1 @@
+"""The services' definitions, and ``services.binpb``, which ``make protos`` compiles from them."""

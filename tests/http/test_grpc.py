@@ -1,0 +1,460 @@
+"""The gRPC services, spoken to by a client of their own, in front of a fake engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+
+import grpc
+import pytest
+
+from flambeau.frontend.access import OpenAccess
+from flambeau.frontend.admission import make_access
+from flambeau.frontend.config import Config
+from flambeau.frontend.errors import (
+    ConfigError,
+    ConflictError,
+    InferenceError,
+    NoWorkerError,
+)
+from flambeau.frontend.grpc.messages import INFERENCE, MANAGEMENT, OPEN_INFERENCE, message, service
+from flambeau.frontend.grpc.server import start_grpc
+from flambeau.frontend.jobs import Outcome
+from flambeau.frontend.registry import Reply
+from flambeau.frontend.streams import BodyStream
+
+NAMES = {
+    "inference": f"{INFERENCE}.InferenceAPIsService",
+    "management": f"{MANAGEMENT}.ManagementAPIsService",
+    "open": f"{OPEN_INFERENCE}.GRPCInferenceService",
+}
+
+
+def _settle() -> None:
+    """Let gRPC start the thread and the descriptors that it keeps for as long as a process lives.
+
+    Done while tests are collected: they must not count as left behind by whichever test is first.
+    """
+
+    async def serve_once() -> None:
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            await channel.channel_ready()
+        # A failed attempt to listen makes gRPC keep two descriptors more.
+        with contextlib.suppress(RuntimeError):
+            second = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+            second.add_insecure_port(f"127.0.0.1:{port}")
+        await server.stop(None)
+
+    grpc.aio.init_grpc_aio()
+    asyncio.run(serve_once())
+
+
+_settle()
+
+
+class Client:
+    """Calls methods by name; requests are given as keyword arguments."""
+
+    def __init__(self, house, listeners) -> None:
+        self.house = house
+        self.listeners = listeners
+        self.channels = {
+            name.removeprefix("grpc_"): grpc.insecure_channel(url.partition("//")[2])
+            for name, url in listeners.urls.items()
+        }
+
+    def call(self, which: str, method: str, *requests: dict, metadata=(), timeout=20.0, **fields):
+        found = service(NAMES[which]).methods_by_name[method]
+        channel = self.channels["management" if which == "management" else "inference"]
+        kinds = {
+            (False, False): channel.unary_unary,
+            (False, True): channel.unary_stream,
+            (True, True): channel.stream_stream,
+        }
+        request = message(found.input_type.full_name)
+        ask = kinds[found.client_streaming, found.server_streaming](
+            f"/{NAMES[which]}/{method}",
+            request_serializer=request.SerializeToString,
+            response_deserializer=message(found.output_type.full_name).FromString,
+        )
+        given = iter([request(**each) for each in requests]) if requests else request(**fields)
+        answer = ask(given, timeout=timeout, metadata=metadata)
+        return list(answer) if found.server_streaming else answer
+
+    def refusal(self, *call, **fields) -> tuple[grpc.StatusCode, str]:
+        with pytest.raises(grpc.RpcError) as refused:
+            self.call(*call, **fields)
+        return refused.value.code(), refused.value.details()
+
+    def close(self) -> None:
+        for channel in self.channels.values():
+            channel.close()
+        self.house.run(self.listeners.close())
+
+
+@pytest.fixture
+def make_client(make_house):
+    clients = []
+
+    def make(access=OpenAccess(), **settings):  # noqa: B008 - it has no state
+        ports = {"grpc_inference_port": 0, "grpc_management_port": 0}
+        house = make_house(**ports, enable_grpc="true", access=access, **settings)
+        clients.append(Client(house, house.run(start_grpc(house.services()))))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def client(make_client):
+    return make_client(ts_open_inference_protocol=True)
+
+
+def test_ping_says_what_http_says(client):
+    assert client.call("inference", "Ping").health == '{\n  "status": "Healthy"\n}'
+    client.house.registry.healthy = False
+    assert "Unhealthy" in client.call("inference", "Ping").health
+
+
+def test_a_prediction(client):
+    answer = client.call("inference", "Predictions", model_name="m", input={"data": b"hi"})
+    assert answer.prediction == b"hi"
+    key, job = client.house.engine.jobs[-1]
+    assert key == ("m", "1.0")
+    assert [(part.name, part.content_type, part.body) for part in job.parts] == [
+        ("data", "", b"hi")
+    ]
+    client.call("inference", "Predictions", model_name="m", model_version="2.0")
+    assert client.house.engine.jobs[-1][0] == ("m", "2.0")
+
+
+def test_a_deadline_is_the_requests_own(client):
+    client.call("inference", "Predictions", model_name="m", timeout=7.0)
+    assert 5.0 < client.house.engine.job.time_limit < 7.5
+
+
+def test_a_call_that_is_given_up_takes_its_request_back(client, wait_for):
+    client.house.engine.held = True
+    code, _ = client.refusal("inference", "Predictions", model_name="m", timeout=0.3)
+    assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+    wait_for(lambda: client.house.engine.abandoned, "the request to be taken back")
+
+
+INTERNAL = grpc.StatusCode.INTERNAL
+ARCHIVE = "org.pytorch.serve.archive.model"
+HTTP = "org.pytorch.serve.http.InternalServerException"
+
+
+@pytest.mark.parametrize(
+    ("fields", "details"),
+    [
+        ({"model_name": "x"}, f"Model not found: x\n{ARCHIVE}.ModelNotFoundException"),
+        (
+            {"model_name": "m", "model_version": "9"},
+            "Model version: 9 does not exist for model: m\n"
+            f"{ARCHIVE}.ModelVersionNotFoundException",
+        ),
+        ({}, "Parameter model_name is required.\nBadRequestException.()"),
+    ],
+)
+def test_what_is_wrong_before_a_worker_is_asked_is_internal(client, fields, details):
+    assert client.refusal("inference", "Predictions", **fields) == (INTERNAL, details)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InferenceError("no", 503), grpc.StatusCode.UNAVAILABLE),
+        (InferenceError("no", 507), INTERNAL),
+        (InferenceError("no", 404), grpc.StatusCode.NOT_FOUND),
+        (InferenceError("no", 400), grpc.StatusCode.INVALID_ARGUMENT),
+        (InferenceError("no", 418), grpc.StatusCode.FAILED_PRECONDITION),
+        (InferenceError("no", 504), grpc.StatusCode.DEADLINE_EXCEEDED),
+    ],
+)
+def test_a_workers_error_has_its_statuss_code(client, error, code):
+    client.house.engine.answer = lambda job: Outcome(status=error.status, error=error)
+    assert client.refusal("inference", "Predictions", model_name="m") == (code, f"no\n{HTTP}")
+
+
+def test_nobody_to_serve_is_internal_as_in_torchserve(client):
+    error = NoWorkerError("m", None)
+    client.house.engine.answer = lambda job: Outcome(status=503, error=error)
+    code, details = client.refusal("inference", "Predictions", model_name="m")
+    assert (code, details) == (INTERNAL, f"{error.message}\nInternalServerException.()")
+
+
+def streaming(*pieces: bytes, last: bytes = b"last"):
+    def answer(job):
+        stream = BodyStream()
+        for piece in pieces:
+            stream.put(piece)
+        stream.finish(Outcome(body=last))
+        return Outcome(stream=stream)
+
+    return answer
+
+
+def test_a_stream_of_pieces(client):
+    client.house.engine.answer = streaming(b"a", b"b")
+    answers = client.call("inference", "StreamPredictions", model_name="m")
+    assert [answer.prediction for answer in answers] == [b"a", b"b", b"last"]
+
+
+def test_a_model_that_does_not_stream_answers_once(client):
+    answers = client.call("inference", "StreamPredictions", model_name="m", input={"d": b"x"})
+    assert [answer.prediction for answer in answers] == [b"x"]
+
+
+def test_a_unary_call_puts_the_pieces_together(client):
+    client.house.engine.answer = streaming(b"a", b"b")
+    assert client.call("inference", "Predictions", model_name="m").prediction == b"ablast"
+
+
+def test_a_stream_of_requests(client):
+    answers = client.call(
+        "inference",
+        "StreamPredictions2",
+        {"model_name": "m", "sequence_id": "s", "input": {"d": b"1"}},
+        {"model_name": "x", "sequence_id": "s"},
+        {"model_name": "m", "input": {"d": b"2"}},
+        {"model_name": "m", "sequence_id": "s", "input": {"d": b"3"}},
+    )
+    assert [answer.prediction for answer in answers] == [b"1", b"", b"", b"3"]
+    assert answers[0].sequence_id == "s"
+    assert (answers[1].status.code, answers[1].status.message.split("\n")[0]) == (
+        13,
+        "Model not found: x",
+    )
+    assert answers[2].status.message.startswith("Parameter sequenceId is required.")
+    assert client.house.engine.job.headers == {"ts_request_sequence_id": "s"}
+
+
+def test_management_describes_and_lists(client):
+    described = json.loads(client.call("management", "DescribeModel", model_name="m").msg)
+    assert described[0]["modelName"] == "m"
+    client.call("management", "ListModels")
+    client.call("management", "ListModels", limit=7, next_page_token=2)
+    calls = [call for call in client.house.registry.calls if call[0] == "list"]
+    assert calls == [("list", 100, 0), ("list", 7, 2)]
+
+
+def test_management_registers(client):
+    client.house.registry.reply = Reply(202, "Processing worker updates...")
+    answer = client.call("management", "RegisterModel", url="m.mar", batch_size=4)
+    assert answer.msg == "Processing worker updates..."
+    asked = client.house.registry.calls[-1][1]
+    assert (asked.url, asked.batch_size, asked.synchronous) == ("m.mar", 4, False)
+    assert (asked.initial_workers, asked.max_batch_delay, asked.model_name) == (None, None, None)
+
+
+def test_management_scales(client):
+    client.call("management", "ScaleWorker", model_name="m", synchronous=True)
+    assert client.house.registry.calls[-1] == ("scale", "m", None, 1, None, True, None)
+    client.call("management", "ScaleWorker", model_name="m", model_version="2.0", min_worker=3)
+    assert client.house.registry.calls[-1] == ("scale", "m", "2.0", 3, None, False, None)
+
+
+def test_management_sets_the_default_and_unregisters(client):
+    client.call("management", "SetDefault", model_name="m", model_version="2.0")
+    client.call("management", "UnregisterModel", model_name="m")
+    assert client.house.registry.calls[-2:] == [
+        ("set_default", "m", "2.0"),
+        ("unregister", "m", None),
+    ]
+
+
+def test_managements_refusals(client):
+    assert client.refusal("management", "DescribeModel", model_name="x") == (
+        grpc.StatusCode.NOT_FOUND,
+        f"Model not found: x\n{ARCHIVE}.ModelNotFoundException",
+    )
+    for method in ("RegisterModel", "UnregisterModel"):
+        code, details = client.refusal("management", method)
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert details == ("Parameter url is required.\norg.pytorch.serve.http.BadRequestException")
+    client.house.registry.error = ConflictError("there already")
+    refused = client.refusal("management", "RegisterModel", url="m.mar")
+    assert refused == (grpc.StatusCode.UNKNOWN, "there already")
+
+
+def test_the_model_api_may_be_off(make_client):
+    client = make_client(enable_model_api=False)
+    for method, fields in (("RegisterModel", {"url": "m"}), ("UnregisterModel", {})):
+        code, details = client.refusal("management", method, **fields)
+        assert (code, details) == (
+            grpc.StatusCode.PERMISSION_DENIED,
+            f"Model API disabled\n{ARCHIVE}.ModelException",
+        )
+    client.call("management", "ListModels")
+
+
+@pytest.mark.parametrize("which", ["inference", "management"])
+def test_keys_are_asked_for(make_client, which):
+    client = make_client(make_access(Config(api_keys=json.dumps(ALL_KEYS))))
+    call = {
+        "inference": ("inference", "Predictions"),
+        "management": ("management", "DescribeModel"),
+    }[which]
+    right, wrong = ("asker", "manager") if which == "inference" else ("manager", "asker")
+
+    def ask(key=None):
+        metadata = () if key is None else (("authorization", f"Bearer {SECRETS[key]}"),)
+        try:
+            client.call(*call, model_name="m", metadata=metadata)
+        except grpc.RpcError as error:
+            return error.code()
+        return grpc.StatusCode.OK
+
+    assert ask() is grpc.StatusCode.UNAUTHENTICATED
+    assert ask(wrong) is grpc.StatusCode.PERMISSION_DENIED
+    assert ask(right) is grpc.StatusCode.OK
+    assert ask("elsewhere") is grpc.StatusCode.PERMISSION_DENIED
+    assert client.call("inference", "Ping").health
+
+
+SECRETS = {name: f"{name}-0123456789abcdef0123456789abcdef" for name in ("asker", "manager")}
+SECRETS["elsewhere"] = "elsewhere-0123456789abcdef0123456789abcdef"
+ALL_KEYS = [
+    {"name": "asker", "key": SECRETS["asker"], "scopes": ["infer"]},
+    {"name": "manager", "key": SECRETS["manager"], "scopes": ["manage"]},
+    {"name": "elsewhere", "key": SECRETS["elsewhere"], "scopes": ["infer"], "models": ["x"]},
+]
+
+
+def test_the_open_inference_protocols_probes(client):
+    assert client.call("open", "ServerLive").live
+    assert client.call("open", "ServerReady").ready
+    assert client.call("open", "ServerMetadata").name == "flambeau"
+    assert client.call("open", "ModelReady", name="m").ready
+    assert list(client.call("open", "ModelMetadata", name="m").versions) == ["1.0", "2.0"]
+    client.house.registry.loading = {"m/1.0": "loading"}
+    assert not client.call("open", "ServerReady").ready
+    assert not client.call("open", "ModelReady", name="m").ready
+
+
+def test_the_open_inference_protocol_is_off_by_default(make_client):
+    client = make_client()
+    assert client.refusal("open", "ServerLive")[0] is grpc.StatusCode.UNIMPLEMENTED
+
+
+def inferring(client, outputs, **fields):
+    answer = {"id": "7", "model_name": "m", "model_version": "1.0", "outputs": outputs}
+    client.house.engine.answer = lambda job: Outcome(body=json.dumps(answer).encode())
+    response = client.call("open", "ModelInfer", model_name="m", id="7", **fields)
+    return json.loads(client.house.engine.job.parts[0].body), response
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {
+            "inputs": [
+                {
+                    "name": "x",
+                    "datatype": "FP32",
+                    "shape": [2],
+                    "contents": {"fp32_contents": [1, 2.5]},
+                },
+                {
+                    "name": "y",
+                    "datatype": "BYTES",
+                    "shape": [1],
+                    "contents": {"bytes_contents": [b"abc"]},
+                },
+            ]
+        },
+        {
+            "inputs": [
+                {"name": "x", "datatype": "FP32", "shape": [2]},
+                {"name": "y", "datatype": "BYTES", "shape": [1]},
+            ],
+            "raw_input_contents": [b"\0\0\x80?\0\0 @", b"\x03\0\0\0abc"],
+        },
+    ],
+    ids=["contents", "raw"],
+)
+def test_tensors_are_json_to_the_handler(client, how):
+    outputs = [
+        {"name": "o", "datatype": "INT64", "shape": [2], "data": [1, 2]},
+        {"name": "s", "datatype": "BYTES", "shape": [1], "data": ["abc"]},
+    ]
+    seen, response = inferring(client, outputs, **how)
+    assert seen == {
+        "id": "7",
+        "model_name": "m",
+        "inputs": [
+            {"name": "x", "shape": [2], "datatype": "FP32", "data": [1.0, 2.5]},
+            {"name": "y", "shape": [1], "datatype": "BYTES", "data": ["YWJj"]},
+        ],
+    }
+    assert (response.id, response.model_name) == ("7", "m")
+    numbers, texts = response.outputs
+    assert (numbers.name, list(numbers.shape)) == ("o", [2])
+    assert list(numbers.contents.int64_contents) == [1, 2]
+    assert list(texts.contents.bytes_contents) == [b'"abc"']
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"inputs": [{"name": "x", "datatype": "NOPE"}]},
+        {"inputs": [{"name": "x", "datatype": "FP32"}], "raw_input_contents": [b"abc"]},
+        {"inputs": [{"name": "x", "datatype": "BYTES"}], "raw_input_contents": [b"\xff\0\0\0a"]},
+        {"inputs": [], "raw_input_contents": [b"abc"]},
+    ],
+)
+def test_tensors_that_are_none_are_refused(client, fields):
+    code, details = client.refusal("open", "ModelInfer", model_name="m", **fields)
+    assert code is INTERNAL
+    assert details.endswith("BadRequestException.()")
+
+
+def test_an_answer_that_is_no_response_is_the_models_fault(client):
+    code, details = client.refusal("open", "ModelInfer", model_name="m")
+    assert code is INTERNAL
+    assert "open inference protocol" in details
+
+
+def test_a_request_that_is_too_long_is_refused(client):
+    code, _ = client.refusal(
+        "inference", "Predictions", model_name="m", input={"d": b"x" * 200_000}
+    )
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_port_that_is_taken_is_named(client, make_house):
+    taken = int(client.listeners.urls["grpc_inference"].rpartition(":")[2])
+    house = make_house(enable_grpc="true", grpc_inference_port=taken, grpc_management_port=0)
+    with pytest.raises(ConfigError, match="grpc_inference_port"):
+        house.run(start_grpc(house.services()))
+
+
+def test_the_compiled_definitions_are_those_of_the_files():
+    """The names and numbers that TorchServe's clients have compiled in."""
+    request = message(f"{INFERENCE}.PredictionsRequest")
+    sent = request(model_name="m", model_version="1", input={"d": b"x"}, sequence_id="s")
+    assert sent.SerializeToString() == (b'\n\x01m\x12\x011\x1a\x06\n\x01d\x12\x01x"\x01s')
+    numbers = {
+        field.name: field.number
+        for field in message(f"{MANAGEMENT}.RegisterModelRequest").DESCRIPTOR.fields
+    }
+    assert numbers == {
+        "batch_size": 1,
+        "handler": 2,
+        "initial_workers": 3,
+        "max_batch_delay": 4,
+        "model_name": 5,
+        "response_timeout": 6,
+        "runtime": 7,
+        "synchronous": 8,
+        "url": 9,
+        "s3_sse_kms": 10,
+        "startup_timeout": 11,
+    }
