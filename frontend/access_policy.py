@@ -95,6 +95,8 @@ def _open_listeners(config: Config) -> list[str]:
             address = read_address(getattr(config, key))
             shows_certificate = address.is_tls and config.client_ca_file is not None
             is_private = address.is_loopback or shows_certificate
+        if key == "metrics_address" and not config.enable_metrics_api:
+            continue
         if key not in guarded and not is_private:
             found.append(key)
     return found

@@ -148,6 +148,8 @@ async def start_listeners(services: Services) -> Listeners:
         del routes[1]
         together = SharedAPI((inference, management, metrics))
         routes[0] = ("inference", str(shared), together, shared_scope)
+    if not config.enable_metrics_api:
+        del routes[-1]
     cors = _cors(config)
     try:
         for name, address, route, scope_of in routes:
@@ -155,7 +157,7 @@ async def start_listeners(services: Services) -> Listeners:
             count = services.metrics.count_response
             guard = Guard(route, gate.admit, count, config.access_log, cors)
             await listeners.add(name, address, Listener(guard))
-        if len(routes) == 2:
+        if "management" not in listeners.urls:
             listeners.note("management", shared)
         services.access.announce()
     except BaseException:

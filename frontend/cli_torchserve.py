@@ -35,6 +35,7 @@ DEFAULTS: Mapping[str, str] = {
     "authorization": "tokens",
     "enable_model_api": "false",
     "snapshots": "true",
+    "access_log": "true",
     "enable_grpc": "auto",
 }
 _POLL = 0.05

@@ -176,6 +176,25 @@ def gpu_usage(
     )
 
 
+def gpu_figures(
+    environ: Mapping[str, str] | None = None, load: Callable[[], Any] = load_nvml
+) -> list[tuple[int, float, float, float]]:
+    """Number, load in percent, used MiB and used percent of memory of each visible GPU."""
+    choice = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
+    figures = []
+    try:
+        with _session(load) as nvml:
+            for number, device in enumerate(select_visible(_survey(nvml), choice)):
+                handle = nvml.nvmlDeviceGetHandleByUUID(device)
+                load_now = nvml.nvmlDeviceGetUtilizationRates(handle).gpu
+                memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+                percent = 100.0 * memory.used / memory.total
+                figures.append((number, float(load_now), memory.used / _MIB, percent))
+    except _Unavailable as reason:
+        logger.debug("no figures of GPUs: %s", reason)
+    return figures
+
+
 class _Unavailable(Exception):
     """No library, no driver, or a driver that does not answer."""
 

@@ -38,7 +38,8 @@ class Engine:
     Made inside a running event loop. All times are readings of ``time.monotonic``: an event loop's
     own clock may tick in whole milliseconds. ``device_environ`` says which variables a worker on a
     device needs, ``on_exit(key, exit)`` is told of every worker that ended and
-    ``on_samples`` of the metrics that handlers report.
+    ``on_samples`` of the metrics that handlers report. ``on_loaded`` is told, by TorchServe's name
+    of it, of each worker that has loaded its model, and in how many seconds.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Engine:
         device_environ: Callable[[int | None], Mapping[str, str]],
         on_exit: Callable[[VersionKey, Exit], None],
         on_samples: Callable[[Sequence[Sequence[Any]]], None],
+        on_loaded: Callable[[str, float], None],
     ) -> None:
         self._fleet = fleet
         self._launcher = launcher
@@ -57,6 +59,7 @@ class Engine:
         self._device_environ = device_environ
         self._on_exit = on_exit
         self._on_samples = on_samples
+        self._on_loaded = on_loaded
         self._loop = asyncio.get_running_loop()
         self._router = Router(socket_path, self._received, self._violated)
         self._waiting: dict[Job, asyncio.Future[Outcome]] = {}
@@ -230,6 +233,7 @@ class Engine:
                 self._run(self._fleet.hello(identity, message.major, message.pid, at))
             case Loaded():
                 logger.info("worker %s is ready after %.1f s", identity, message.seconds)
+                self._on_loaded(torchserve_name(identity), message.seconds)
                 self._run(self._fleet.loaded(identity, message.credits, at))
             case LoadFailed():
                 self._run(self._fleet.load_failed(identity, message, at))
@@ -293,3 +297,9 @@ class Engine:
         reason, why = exit.reason.value, exit.explanation
         logger.log(level, "worker %s ended: %s: %s", exit.identity, reason, why)
         self._on_exit(key, exit)
+
+
+def torchserve_name(identity: str) -> str:
+    """``W-<number>-<model>_<version>`` for ``model/version/number#incarnation``."""
+    model, version, place = identity.rsplit("/", 2)
+    return f"W-{place.partition('#')[0]}-{model}_{version}"

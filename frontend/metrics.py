@@ -22,13 +22,19 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from .handler_metrics import HandlerMetrics
+from .metric_log import MetricLog
+from .metrics_config import MetricsConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from .jobs import Outcome
     from .lifecycle import VersionKey
+    from .system_metrics import SystemMetrics
 
+PROMETHEUS, LEGACY = "prometheus", "legacy"
+PREDICTION = "PredictionTime"
+EVERYTHING = MetricsConfig()
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS_BOUNDS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -94,8 +100,22 @@ class Metrics(Collector):
     how many answers came when nobody waited for them any more.
     """
 
-    def __init__(self, workers: Callable[[], Iterable[tuple[str, str, str, int]]] = tuple) -> None:
+    def __init__(
+        self,
+        workers: Callable[[], Iterable[tuple[str, str, str, int]]] = tuple,
+        *,
+        mode: str = PROMETHEUS,
+        wanted: MetricsConfig = EVERYTHING,
+        system: SystemMetrics | None = None,
+    ) -> None:
         self.workers = workers
+        self._mode = mode
+        self._wanted = wanted
+        self._system = system
+        self._log = None if mode == PROMETHEUS else MetricLog()
+        self._last_thread_seconds = 0.0
+        self._load_seconds: dict[str, float] = {}
+        self._prediction_seconds: dict[VersionKey, float] = {}
         self.late_results: Callable[[], int] = int
         self._versions: dict[VersionKey, _Version] = {}
         self._exits: dict[tuple[str, str, str], int] = {}
@@ -128,15 +148,45 @@ class Metrics(Collector):
         if outcome.batch_size:
             version.handler.add(outcome.handled)
             version.batch.add(outcome.batch_size)
+            self._last_thread_seconds = outcome.batched - outcome.handled
+            if outcome.error is None:
+                self._prediction_seconds[key] = outcome.handled
         if outcome.error is None:
             totals.latency_seconds += total_seconds
             totals.queue_seconds += outcome.queued
             self._last_queue_seconds = outcome.queued
+        if self._log is not None:
+            self._log_request(self._log, key, outcome)
+
+    def _log_request(self, log: MetricLog, key: VersionKey, outcome: Outcome) -> None:
+        if outcome.error is None and self._wanted.wants_host("QueueTime"):
+            log.host("QueueTime", "Milliseconds", outcome.queued * 1000)
+        if outcome.batch_size and self._wanted.wants_host("WorkerThreadTime"):
+            log.host("WorkerThreadTime", "Milliseconds", self._last_thread_seconds * 1000)
+        if outcome.batch_size and outcome.error is None and self._wanted.wants_model(PREDICTION):
+            labels = (("ModelName", key[0]), ("Level", "Model"))
+            log.model(PREDICTION, "Milliseconds", outcome.handled * 1000, labels)
+
+    def log_system(self) -> None:
+        """Write the host's figures into the log, where metrics go there."""
+        if self._log is not None and self._system is not None:
+            for name, unit, value, labels in self._system.read():
+                if self._wanted.wants_host(name):
+                    self._log.host(name, unit, value, labels)
+
+    def worker_loaded(self, worker_name: str, seconds: float) -> None:
+        """A worker took ``seconds`` from its start until it could answer."""
+        self._load_seconds[worker_name] = seconds
+        if self._log is not None and self._wanted.wants_host("WorkerLoadTime"):
+            labels = (("WorkerName", worker_name),)
+            self._log.host("WorkerLoadTime", "Milliseconds", seconds * 1000, labels)
 
     def count_response(self, status: int) -> None:
         """Count one HTTP response. As in TorchServe, what is neither 2xx nor 4xx counts as 5XX."""
         family = "2XX" if 200 <= status < 300 else "4XX" if 400 <= status < 500 else "5XX"
         self._responses[family] += 1
+        if self._log is not None and self._wanted.wants_host(f"Requests{family}"):
+            self._log.host(f"Requests{family}", "Count", 1.0)
 
     def worker_exit(self, key: VersionKey, reason: str) -> None:
         """Count the end of a worker process."""
@@ -145,11 +195,19 @@ class Metrics(Collector):
 
     def record_samples(self, samples: Sequence[Sequence[Any]]) -> None:
         """Take the metrics that a handler reported while it answered a batch."""
-        self._of_handlers.record(samples)
+        wanted = [sample for sample in samples if self._wanted.wants_model(str(sample[0]))]
+        self._of_handlers.record(wanted)
+        if self._log is not None:
+            for name, _, unit, value, dimensions in wanted:
+                self._log.model(str(name), str(unit), value, dimensions)
 
     def forget(self, key: VersionKey) -> None:
         """Drop the series of a version that is gone."""
         self._versions.pop(key, None)
+        self._prediction_seconds.pop(key, None)
+        suffix = f"-{key[0]}_{key[1]}"
+        for name in [name for name in self._load_seconds if name.endswith(suffix)]:
+            del self._load_seconds[name]
         for exit_of in [exit_of for exit_of in self._exits if exit_of[:2] == key]:
             del self._exits[exit_of]
         if not any(model == key[0] for model, _ in self._versions):
@@ -167,7 +225,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The families of this moment, for the library's registry."""
-        yield from self._torchserve_families()
+        yield from filter(self._is_shown, self._torchserve_families())
         yield from self._histograms()
         requests = CounterMetricFamily(
             "flambeau_requests_total",
@@ -197,7 +255,22 @@ class Metrics(Collector):
             "Answers of workers that nobody waited for any more",
             value=self.late_results(),
         )
-        yield from self._of_handlers.families()
+        if self._mode == PROMETHEUS:
+            yield from self._of_handlers.families()
+
+    def _is_shown(self, family: Metric) -> bool:
+        """TorchServe's metrics go to Prometheus, to the log, or (legacy) its counters to one and
+        the rest to the other.
+        """
+        name = family.name
+        if name == PREDICTION:
+            is_wanted = self._wanted.wants_model(name)
+        else:
+            # Prometheus wants counters to be called so; the families are named without that.
+            is_wanted = self._wanted.wants_host(name) or self._wanted.wants_host(f"{name}_total")
+        if not is_wanted or self._mode == PROMETHEUS:
+            return is_wanted
+        return self._mode == LEGACY and name.startswith("ts_")
 
     def _torchserve_families(self) -> Iterator[Metric]:
         host = {"Level": "Host", "Hostname": self._hostname}
@@ -208,6 +281,19 @@ class Metrics(Collector):
         queue_time = _torchserve_metric("QueueTime", "gauge", "Milliseconds")
         queue_time.add_sample("QueueTime", host, self._last_queue_seconds * 1000)
         yield queue_time
+        thread_time = _torchserve_metric("WorkerThreadTime", "gauge", "Milliseconds")
+        thread_time.add_sample("WorkerThreadTime", host, self._last_thread_seconds * 1000)
+        yield thread_time
+        load_time = _torchserve_metric("WorkerLoadTime", "gauge", "Milliseconds")
+        for worker, seconds in self._load_seconds.items():
+            load_time.add_sample("WorkerLoadTime", {"WorkerName": worker, **host}, seconds * 1000)
+        yield load_time
+        prediction = _torchserve_metric(PREDICTION, "gauge", "ms")
+        for (model, _), seconds in self._prediction_seconds.items():
+            of = {"ModelName": model, "Level": "Model", "Hostname": self._hostname}
+            prediction.add_sample(PREDICTION, of, seconds * 1000)
+        yield prediction
+        yield from self._system_families(host)
         requests = _torchserve_metric("ts_inference_requests", "counter", "Count")
         latency = _torchserve_metric("ts_inference_latency_microseconds", "counter", "Microseconds")
         queued = _torchserve_metric("ts_queue_latency_microseconds", "counter", "Microseconds")
@@ -216,6 +302,13 @@ class Metrics(Collector):
             latency.add_sample(latency.name, labels, totals.latency_seconds * 1e6)
             queued.add_sample(queued.name, labels, totals.queue_seconds * 1e6)
         yield from (requests, latency, queued)
+
+    def _system_families(self, host: dict[str, str]) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for name, unit, value, labels in self._system.read() if self._system else ():
+            family = families.setdefault(name, _torchserve_metric(name, "gauge", unit))
+            family.add_sample(name, {**host, **dict(labels)}, value)
+        yield from families.values()
 
     def _totals(self) -> Iterator[tuple[dict[str, str], _Totals]]:
         """TorchServe's labels say ``default`` for requests that named no version.

@@ -28,10 +28,13 @@ from .errors import ConfigError
 from .fleet import Fleet
 from .launcher import LocalLauncher
 from .lifecycle import SERVER_TRANSITIONS, Lifecycle, ServerState
+from .logs import Logs
 from .metrics import Metrics
+from .metrics_config import read_metrics_config
 from .registry import Registry
 from .runstate import remove_state, write_state
 from .snapshots import Snapshots
+from .system_metrics import SystemMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -43,8 +46,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flambeau.server")
 
-_FORMAT = "%(asctime)s %(levelname)-7s %(name)s - %(message)s"
-
 
 def run(config: Config, ready_fd: int | None = None) -> int:
     """Serve until SIGTERM or SIGINT; the process's exit code.
@@ -53,7 +54,12 @@ def run(config: Config, ready_fd: int | None = None) -> int:
     ``pid``, ``addresses`` and the archives that ``failed``, or with ``error`` if the server cannot
     start.
     """
-    logging.basicConfig(level=config.log_level, format=_FORMAT, stream=sys.stderr)
+    try:
+        logs = Logs(config)
+    except FlambeauError as error:
+        _tell(ready_fd, {"error": str(error)})
+        print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - there is no log to write it to
+        return 1
     for warning in config.warnings:
         logger.warning("%s", warning)
     loop = _new_event_loop()
@@ -66,6 +72,7 @@ def run(config: Config, ready_fd: int | None = None) -> int:
     finally:
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
+        logs.close()
     return 0
 
 
@@ -87,7 +94,13 @@ class Server:
         self._hurry = asyncio.Event()
         self._visible = visible_gpus(os.environ)[: config.number_of_gpu]
         self._devices = DeviceAssigner(len(self._visible))
-        self._metrics = Metrics()
+        self._metrics = Metrics(
+            mode=config.metrics_mode,
+            wanted=read_metrics_config(
+                config.metrics_config, detect_models=config.model_metrics_auto_detect
+            ),
+            system=None if config.disable_system_metrics else SystemMetrics(),
+        )
         self._run_dir = prepare_run_dir(config)
         self._fleet = Fleet(
             self._assign,
@@ -137,6 +150,7 @@ class Server:
         # Scripts written for TorchServe wait for these words.
         logger.info("Model server started.")
         loading = loop.create_task(self._load_models(listeners))
+        measuring = loop.create_task(self._log_system_metrics())
         try:
             await self._stop.wait()
             if self._snapshots is not None:
@@ -145,7 +159,8 @@ class Server:
             await self._drain()
         finally:
             loading.cancel()
-            await asyncio.wait([loading])
+            measuring.cancel()
+            await asyncio.wait([loading, measuring])
             if grpc is not None:
                 await grpc.close()
             await listeners.close()
@@ -171,6 +186,13 @@ class Server:
         gc.set_threshold(10_000, 50, 50)
         _tell(self._ready_fd, {"pid": os.getpid(), "addresses": listeners.urls, "failed": failed})
         logger.info("flambeau is ready")
+
+    async def _log_system_metrics(self) -> None:
+        """Where metrics go to the log, the host's go there once in a while."""
+        while self._config.metrics_mode != "prometheus":
+            # Graphics drivers may take their time.
+            await asyncio.to_thread(self._metrics.log_system)
+            await asyncio.sleep(self._config.metric_time_interval)
 
     async def _drain(self) -> None:
         """Refuse new work, finish what was accepted, let the workers go.
@@ -223,6 +245,7 @@ class Server:
             self._device_environ,
             lambda key, exit: self._metrics.worker_exit(key, exit.reason.value),
             self._metrics.record_samples,
+            self._metrics.worker_loaded,
         )
 
     def _make_registry(self) -> Registry:

@@ -238,6 +238,15 @@ def _parse_open_inference(text: str) -> bool:
     return text.lower() in ("true", "oip")
 
 
+def _parse_levels(text: str) -> str:
+    """``logger=LEVEL`` pairs, separated by commas."""
+    for item in filter(None, text.split(",")):
+        name, _, level = (part.strip() for part in item.partition("="))
+        if not name or level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
+            raise ValueError
+    return text
+
+
 def _parse_pattern(text: str) -> str:
     try:
         re.compile(text)
@@ -329,6 +338,7 @@ def _object(where: str, value: object) -> dict[str, object]:
 
 IP_ADDRESS = Kind("an IP address such as 127.0.0.1", _parse_ip_address)
 OPEN_INFERENCE = Kind("true or false", _parse_open_inference)
+LEVELS = Kind("a list such as flambeau.engine=DEBUG", _parse_levels)
 BOOLEAN = Kind("true or false", _parse_boolean)
 TEXT = Kind("text", str)
 PATTERN = Kind("a regular expression", _parse_pattern)

@@ -19,6 +19,7 @@ LAYERS = [
     frontend.handler_metrics frontend.access_log
     """,
     "worker.context model_store.model_config frontend.lifecycle frontend.jobs frontend.run_dir "
+    "frontend.metric_log frontend.metrics_config "
     "frontend.config_key frontend.access",
     "model_store.manifest frontend.batcher frontend.config_sources frontend.config_listeners "
     "frontend.config_models frontend.config_observability frontend.config_security "
@@ -26,6 +27,7 @@ LAYERS = [
     "frontend.access_policy",
     "model_store.archive frontend.roster frontend.config frontend.devices frontend.runstate",
     "model_store.store frontend.commands frontend.precedence frontend.launcher frontend.describe "
+    "frontend.system_metrics frontend.logs "
     "frontend.tls",
     "handlers archiver.writers worker.envelopes worker.loader worker.service worker.link "
     "frontend.dispatcher",

@@ -100,8 +100,8 @@ def test_torchserves_other_keys_are_accepted_with_one_warning(tmp_path: Path) ->
 
 
 def test_variables_of_torchserves_other_keys_are_accepted_with_one_warning(tmp_path: Path) -> None:
-    config = load(tmp_path, {"TS_METRICS_MODE": "prometheus", "TS_NODE_PROJECT": "x"})
-    assert config.warnings == ("environment: TS_METRICS_MODE has no effect in this version.",)
+    config = load(tmp_path, {"TS_IO_RATIO": "prometheus", "TS_NODE_PROJECT": "x"})
+    assert config.warnings == ("environment: TS_IO_RATIO has no effect in this version.",)
 
 
 def test_a_variable_that_looks_like_a_slip_is_named(tmp_path: Path) -> None:
