@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .config_key import key
-from .settings import BOOLEAN, PATH, TEXT, choice, number
+from .settings import BOOLEAN, PATH, TEXT, URLS, choice, integer, number
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,6 +73,26 @@ class SecurityKeys:
         flag="--allow-open-listeners/--refuse-open-listeners",
         shown="false; true under the torchserve command",
     )
+    allowed_urls: str = key(
+        URLS,
+        "",
+        "URLs that models may be fetched from: http, https, file and s3. Each admits what is below "
+        "it; as in TorchServe's files an entry may be a regular expression for the whole URL.",
+        shown="none",
+    )
+    use_env_allowed_urls: bool = key(
+        BOOLEAN, False, "Read allowed_urls from the environment, too.", file_only=True
+    )
+    allow_private_urls: bool = key(
+        BOOLEAN,
+        False,
+        "Fetch models from addresses that are not on the open internet, too.",
+    )
+    require_sha256: bool = key(
+        BOOLEAN, False, "Fetch only models whose sha256 the registration gives."
+    )
+    max_download_mb: int = key(integer(1), 20_000, "Longest archive that is fetched, in MB.")
+    download_timeout: int = key(integer(1), 600, "Seconds that fetching an archive may take.")
     enable_envvars_config: bool = key(
         BOOLEAN,
         False,

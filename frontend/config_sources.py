@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 INEFFECTIVE = frozenset(
     {
-        "allowed_urls",
         "async_logging",
         "cpp_log_config",
         "cpu_launcher_args",
@@ -39,7 +38,6 @@ INEFFECTIVE = frozenset(
         "ts_header_key_sequence_id",
         "ts_header_key_sequence_start",
         "tsConfigFile",
-        "use_env_allowed_urls",
         "use_native_io",
         "version",
         "vmargs",
@@ -86,15 +84,21 @@ def gather(
     path = _find_file(flags, environ, cwd, snapshot, warnings)
     from_file = {} if path is None else _read_file(path, settings, environ, warnings)
     from_environ = _read_environ(settings, environ, warnings)
+    if not _is_true(from_file.get("use_env_allowed_urls")):
+        # Whoever can set a variable must not thereby open the server to other people's models.
+        from_environ.pop("allowed_urls", None)
     from_flags = {
         key: Raw(_flag_text(value), f"flag {_flag_name(setting, value)}")
         for key, setting in settings.items()
         if (value := flags.get(key)) is not None
     }
-    envvars = from_file.get("enable_envvars_config")
-    if envvars is not None and envvars.text.strip().lower() == "true":
+    if _is_true(from_file.get("enable_envvars_config")):
         return {**from_file, **from_flags, **from_environ}, warnings
     return {**from_file, **from_environ, **from_flags}, warnings
+
+
+def _is_true(raw: Raw | None) -> bool:
+    return raw is not None and raw.text.strip().lower() == "true"
 
 
 def _find_file(

@@ -34,6 +34,7 @@ class Registration:
     response_timeout: int | None = None
     startup_timeout: int | None = None
     synchronous: bool = True
+    sha256: str | None = None
 
 
 def make_spec(

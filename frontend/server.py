@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import FlambeauError, __version__
+from ..model_store.allowed_urls import AllowedUrls
+from ..model_store.remote import DownloadLimits, RemoteArchives
 from ..model_store.store import ModelStore
 from ..worker.protocol import Load
 from .admission import make_access
@@ -252,7 +254,9 @@ class Server:
         config = self._config
         store = None
         if config.model_store is not None:
-            store = ModelStore(config.model_store, config.model_cache_dir)
+            store = ModelStore(
+                config.model_store, config.model_cache_dir, remote=_remote_archives(config)
+            )
         workers = config.default_workers_per_model or len(self._visible) or os.cpu_count() or 1
         return Registry(self._engine, store, config, workers, gpu_usage, self._forget)
 
@@ -291,6 +295,19 @@ class Server:
             )
             for state, count in states.items():
                 yield name, version, state, count
+
+
+def _remote_archives(config: Config) -> RemoteArchives | None:
+    """What may be fetched, None where nothing may."""
+    allowed = AllowedUrls(config.allowed_urls)
+    if not allowed:
+        return None
+    return RemoteArchives(
+        allowed,
+        allow_private=config.allow_private_urls,
+        require_sha256=config.require_sha256,
+        limits=DownloadLimits(config.max_download_mb * 1_000_000, config.download_timeout),
+    )
 
 
 async def _start_grpc(services: Services) -> GrpcListeners | None:

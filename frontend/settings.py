@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
+from ..model_store.allowed_urls import AllowedUrls
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -247,6 +249,11 @@ def _parse_levels(text: str) -> str:
     return text
 
 
+def _parse_urls(text: str) -> str:
+    AllowedUrls(text)
+    return text
+
+
 def _parse_pattern(text: str) -> str:
     try:
         re.compile(text)
@@ -339,6 +346,7 @@ def _object(where: str, value: object) -> dict[str, object]:
 IP_ADDRESS = Kind("an IP address such as 127.0.0.1", _parse_ip_address)
 OPEN_INFERENCE = Kind("true or false", _parse_open_inference)
 LEVELS = Kind("a list such as flambeau.engine=DEBUG", _parse_levels)
+URLS = Kind("URLs such as https://models.example.com/team, with commas", _parse_urls)
 BOOLEAN = Kind("true or false", _parse_boolean)
 TEXT = Kind("text", str)
 PATTERN = Kind("a regular expression", _parse_pattern)

@@ -4,6 +4,7 @@
 
     FlambeauError                 500 InternalServerException
     ├── ModelNotFoundError        404 ModelNotFoundException    the url names nothing to serve
+    ├── DownloadError             400 DownloadArchiveException  it cannot be had from there
     ├── InvalidModelError         400 InvalidModelException     found, but unsafe, broken or wrong
     └── StorageError              500 InternalServerException   the server's disk said no
 """
@@ -29,3 +30,10 @@ class InvalidModelError(FlambeauError):
 
 class StorageError(FlambeauError):
     """The archive may be fine, but it could not be read or unpacked on this machine."""
+
+
+class DownloadError(FlambeauError):
+    """The archive is not to be had from its URL; the message begins with TorchServe's."""
+
+    status = 400
+    type = "DownloadArchiveException"

@@ -15,7 +15,7 @@ import re
 import shutil
 import stat
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from .manifest import load_manifest, load_model_config
 
 if TYPE_CHECKING:
     from .manifest import Manifest, ModelConfig
+    from .remote import RemoteArchives
 
 logger = logging.getLogger("flambeau.model_store")
 
@@ -53,6 +54,8 @@ class StoredModel:
     manifest: Manifest | None
     config: ModelConfig
     warnings: tuple[str, ...]
+    fetched: Path | None = None
+    """The file in the store that is there for this model only, and goes with it."""
 
 
 @dataclass(slots=True)
@@ -75,10 +78,17 @@ class ModelStore:
     Several processes may share a ``cache_dir``; it is made private (0700) to their user.
     """
 
-    def __init__(self, root: Path, cache_dir: Path, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        root: Path,
+        cache_dir: Path,
+        limits: Limits = DEFAULT_LIMITS,
+        remote: RemoteArchives | None = None,
+    ) -> None:
         self._root = Path(os.path.realpath(root))
         self._cache_dir = Path(os.path.realpath(cache_dir))
         self._limits = limits
+        self._remote = remote
         self._mutex = threading.Lock()
         self._entries: dict[str, _Entry] = {}
         self._digests: dict[_FileState, str] = {}
@@ -94,12 +104,17 @@ class ModelStore:
             return []
         return [name for name in names if self._is_servable(name)]
 
-    def acquire(self, url: str) -> StoredModel:
+    def acquire(self, url: str, sha256: str | None = None) -> StoredModel:
         """Find, unpack if need be, and check the model; the caller must release what it gets.
+
+        An archive at an allowed URL is fetched into the store first; ``sha256`` is what it must
+        have. See RemoteArchives.fetch for what that raises.
 
         Raises ModelNotFoundError for a url outside the store, InvalidModelError for a model that
         cannot be accepted, StorageError when the disk fails; store and cache are then unchanged.
         """
+        if "://" in url and ".." not in url and self._remote is not None:
+            return self._acquire_remote(self._remote, url, sha256)
         source = self._locate(url)
         try:
             if source.is_dir():
@@ -116,8 +131,21 @@ class ModelStore:
             reason = error.strerror or type(error).__name__
             raise StorageError(f"Failed to save model: {_printable(url)} ({reason})") from error
 
+    def _acquire_remote(self, remote: RemoteArchives, url: str, sha256: str | None) -> StoredModel:
+        fetched = remote.fetch(url, self._root, sha256)
+        try:
+            return replace(self.acquire(fetched.name), url=url, fetched=fetched)
+        except BaseException:
+            fetched.unlink(missing_ok=True)
+            raise
+
     def release(self, model: StoredModel) -> None:
-        """Give a reference back; with the last one in all processes, the cache entry goes."""
+        """Give a reference back; with the last one in all processes, the cache entry goes.
+
+        A file that was fetched for the model is removed from the store, as in TorchServe.
+        """
+        if model.fetched is not None:
+            model.fetched.unlink(missing_ok=True)
         # A folder in the store is nobody's to remove.
         if model.model_dir.parent == self._cache_dir:
             self._drop_reference(model.digest)

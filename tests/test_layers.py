@@ -14,11 +14,13 @@ LAYERS = [
     """
     worker.errors worker.protocol worker.io_threads worker.modules worker.metrics
     worker.streaming
-    model_store.errors model_store.snapshot
-    frontend.errors frontend.properties frontend.settings frontend.table
+    model_store.errors model_store.snapshot model_store.allowed_urls
+    frontend.errors frontend.properties frontend.table
     frontend.handler_metrics frontend.access_log
     """,
-    "worker.context model_store.model_config frontend.lifecycle frontend.jobs frontend.run_dir "
+    "frontend.settings",
+    "worker.context model_store.remote model_store.model_config frontend.lifecycle frontend.jobs "
+    "frontend.run_dir "
     "frontend.metric_log frontend.metrics_config "
     "frontend.config_key frontend.access",
     "model_store.manifest frontend.batcher frontend.config_sources frontend.config_listeners "

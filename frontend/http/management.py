@@ -104,6 +104,14 @@ def _runtime(name: str, given: object) -> str | None:
     return runtime
 
 
+def _sha256(name: str, given: object) -> str | None:
+    text = _text(name, given)
+    if text is not None and not re.fullmatch("[0-9A-Fa-f]{64}", text):
+        raise BadRequestError(f"Parameter {name} must be 64 hexadecimal digits.")
+
+    return text
+
+
 def _page_size(name: str, given: object) -> int:
     """As in TorchServe, a size that is out of range is the largest."""
     number = _whole_number(name, given)
@@ -130,6 +138,7 @@ REGISTER = (
     Parameter("response_timeout", _count(1, unset=-1)),
     Parameter("startup_timeout", _count(1, unset=-1)),
     Parameter("synchronous", _truth, True),
+    Parameter("sha256", _sha256),
 )
 SCALE = (
     Parameter("min_worker", _count(), 1),
