@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check bench contract-oracle protos clean distclean
+.PHONY: help demo test check bench contract-oracle fuzz protos clean distclean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 18
@@ -32,6 +32,10 @@ bench: .make/test ## Measure throughput and latency on this machine
 ORACLE_VENV ?= .make/oracle
 contract-oracle: .make/test ## Ask the real TorchServe what the contract says of it (needs Java)
 	@$(BIN)/python tests/contract/oracle.py --venv $(ORACLE_VENV)
+
+FUZZ_SECONDS ?= 30
+fuzz: .make/test ## Throw bytes at the parsers, FUZZ_SECONDS for each
+	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(FUZZ_SECONDS)
 
 PROTOS := frontend/grpc/protos
 protos: .make/test ## Compile the gRPC services' definitions after a change

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import logging.handlers
@@ -49,7 +50,14 @@ class JsonFormatter(logging.Formatter):
 
 
 class TorchServeFormatter(logging.Formatter):
-    """Times as log4j's ISO8601 has them."""
+    """Times and levels as log4j has them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.levelno == logging.WARNING:
+            # Other handlers get the record, too.
+            record = copy.copy(record)
+            record.levelname = "WARN"
+        return super().format(record)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         return _iso(record, ",")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 HOST_LOGGER = logging.getLogger("flambeau.ts_metrics")
 MODEL_LOGGER = logging.getLogger("flambeau.model_metrics")
-_UNITS = {"Milliseconds": "ms", "unit": "Unit"}
+_UNITS = {"unit": "Unit"}
 
 
 class MetricLog:

@@ -165,7 +165,7 @@ class Metrics(Collector):
             log.host("WorkerThreadTime", "Milliseconds", self._last_thread_seconds * 1000)
         if outcome.batch_size and outcome.error is None and self._wanted.wants_model(PREDICTION):
             labels = (("ModelName", key[0]), ("Level", "Model"))
-            log.model(PREDICTION, "Milliseconds", outcome.handled * 1000, labels)
+            log.model(PREDICTION, "ms", outcome.handled * 1000, labels)
 
     def log_system(self) -> None:
         """Write the host's figures into the log, where metrics go there."""

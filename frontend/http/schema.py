@@ -53,8 +53,70 @@ def inference_document() -> Document:
             "/models/{model_name}/invoke": _each_method(invoke, _INPUT),
             "/{model_name}/predict": _each_method(predict, _INPUT),
             "/{model_name}/{model_version}/predict": _each_method(predict_version, _INPUT),
+            **_explanation_paths(),
+            **_kserve_paths(),
+            **_probe_paths(),
         }
     )
+
+
+def _explanation_paths() -> Document:
+    explanation = _operation(
+        "explanations", "What the default version's predictions rest on", _predicted(), [_MODEL]
+    )
+    of_version = _operation(
+        "version_explanations", "As explanations, of one version", _predicted(), [_MODEL, _VERSION]
+    )
+    return {
+        "/explanations/{model_name}": _each_method(explanation, _INPUT),
+        "/explanations/{model_name}/{model_version}": _each_method(of_version, _INPUT),
+    }
+
+
+def _kserve_paths() -> Document:
+    """Predictions and explanations as KServe's two protocols call them; POST is what they use."""
+    calls = (
+        ("/v1/models/{model_name}:predict", "v1_predict", "Predictions, KServe's protocol v1"),
+        ("/v1/models/{model_name}:explain", "v1_explain", "Explanations, KServe's protocol v1"),
+        ("/v2/models/{model_name}/infer", "v2_infer", "Predictions, KServe's protocol v2"),
+        ("/v2/models/{model_name}/explain", "v2_explain", "Explanations, KServe's protocol v2"),
+    )
+    return {
+        path: {"post": {**_operation(name, text, _predicted(), [_MODEL]), "requestBody": _INPUT}}
+        for path, name, text in calls
+    }
+
+
+def _probe_paths() -> Document:
+    """Probes: of the server, and of its models."""
+    live = {"200": _json("The server answers", {"type": "object"})}
+    ready = {
+        "200": _json("Ready", {"type": "object"}),
+        "503": _json("Not ready, and why", {"type": "object"}),
+    }
+    of_model = {**ready, **_errors(404)}
+    known = {"200": _json("What is known of it", {"type": "object"}), **_errors(404)}
+    return {
+        "/livez": {"get": _operation("livez", "The server is alive", live)},
+        "/readyz": {"get": _operation("readyz", "The server and its models are ready", ready)},
+        "/v2": {"get": _operation("v2_server", "Metadata of the server", live)},
+        "/v2/health/live": {"get": _operation("v2_live", "As livez", live)},
+        "/v2/health/ready": {"get": _operation("v2_ready", "As readyz", ready)},
+        "/v2/models/{model_name}": {
+            "get": _operation("v2_model", "Metadata of the model", known, [_MODEL])
+        },
+        "/v2/models/{model_name}/ready": {
+            "get": _operation("v2_model_ready", "The model is ready", of_model, [_MODEL])
+        },
+        "/v2/models/{model_name}/versions/{model_version}": {
+            "get": _operation("v2_version", "Metadata of the version", known, [_MODEL, _VERSION])
+        },
+        "/v2/models/{model_name}/versions/{model_version}/ready": {
+            "get": _operation(
+                "v2_version_ready", "The version is ready", of_model, [_MODEL, _VERSION]
+            )
+        },
+    }
 
 
 def management_document() -> Document:
@@ -85,6 +147,14 @@ def management_document() -> Document:
             "/models": {"get": listing, "post": register},
             "/models/{model_name}": _managed([_MODEL], ""),
             "/models/{model_name}/{model_version}": _managed([_MODEL, _VERSION], "version_"),
+            "/v1/models/{model_name}": {
+                "get": _operation(
+                    "v1_ready",
+                    "Whether the model is ready, KServe's protocol v1",
+                    {"200": _json("Its name, and ready", {"type": "object"}), **_errors(404)},
+                    path=[_MODEL],
+                )
+            },
             "/models/{model_name}/{model_version}/set-default": {
                 "put": _operation(
                     "setDefault",
@@ -141,8 +211,12 @@ def _managed(path: Sequence[tuple[str, Document, str]], prefix: str) -> Document
     describe = _operation(
         f"{prefix}describeModel",
         "Settings, workers and queue of the model",
-        {"200": _json("One description per version", {"type": "array"}), **_errors(404)},
+        {
+            "200": _json("One description per version", {"type": "array", "items": {}}),
+            **_errors(404, 503),
+        },
         path=path,
+        query=[("customized", _BOOLEAN, "Ask the model's handler about itself, too", False)],
     )
     scale = _operation(
         f"{prefix}setAutoScale",

@@ -74,7 +74,7 @@ def test_torchserves_files(open_logs, tmp_path, capsys):
         rf'{time} - /127\.0\.0\.1:9 "GET /ping HTTP/1\.1" 200 1\n', texts["access_log.log"]
     )
     assert re.fullmatch(
-        rf"{time} \[WARNING\] MainThread flambeau\.model\.m - words\n", texts["model_log.log"]
+        rf"{time} \[WARN \] MainThread flambeau\.model\.m - words\n", texts["model_log.log"]
     )
     assert len(texts["ts_log.log"].splitlines()) == 2
     assert re.fullmatch(rf"{time} - QueueTime\.ms.*\n", texts["ts_metrics.log"])

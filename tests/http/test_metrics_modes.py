@@ -69,8 +69,8 @@ def test_the_log_has_everything_and_prometheus_only_our_own(logged):
     assert all(found)
     values = {line[1]: (line[2], float(line[3]), line[4]) for line in found}
     assert values["Requests2XX"] == ("Count", 1.0, "Level:Host")
-    assert values["QueueTime"] == ("ms", 250.0, "Level:Host")
-    assert values["WorkerThreadTime"] == ("ms", 250.0, "Level:Host")
+    assert values["QueueTime"] == ("Milliseconds", 250.0, "Level:Host")
+    assert values["WorkerThreadTime"] == ("Milliseconds", 250.0, "Level:Host")
     assert values["PredictionTime"] == ("ms", 500.0, "ModelName:m,Level:Model")
     assert values["Mine"] == ("Count", 2.0, "ModelName:m,Level:Model")
     assert values["WorkerLoadTime"][1:] == (1500.0, "Level:Host,WorkerName:W-9000-m_1.0")

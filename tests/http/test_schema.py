@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from openapi_spec_validator import validate
 
 from flambeau.frontend.http import schema
 from flambeau.frontend.http.management import LIST, REGISTER, SCALE
@@ -50,6 +53,7 @@ def test_the_documents_have_torchserves_paths_and_operations():
     }
     assert found["management"] == {
         "/",
+        "/v1/models/{model_name}",
         "/models",
         "/models/{model_name}",
         "/models/{model_name}/{model_version}",
@@ -69,6 +73,11 @@ def test_the_documents_have_torchserves_paths_and_operations():
 
 
 @pytest.mark.parametrize("listener", DOCUMENTS)
+def test_a_validator_accepts_the_document(listener):
+    validate(DOCUMENTS[listener])
+
+
+@pytest.mark.parametrize("listener", DOCUMENTS)
 def test_a_document_is_well_formed(listener):
     document = DOCUMENTS[listener]
     assert document["openapi"] == "3.0.1"
@@ -77,7 +86,7 @@ def test_a_document_is_well_formed(listener):
     assert len(ids) == len(set(ids))
     for path, _, operation in operations(document):
         named = {p["name"] for p in operation["parameters"] if p["in"] == "path"}
-        assert named == {part[1:-1] for part in path.split("/") if part.startswith("{")}
+        assert named == set(re.findall(r"\{(\w+)\}", path))
         for response in operation["responses"].values():
             assert resolved(document, response)["description"]
         if "requestBody" in operation:
