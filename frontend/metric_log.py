@@ -28,6 +28,12 @@ class MetricLog:
         line = self._line(name, unit, value, [("Level", "Host"), *labels], "")
         HOST_LOGGER.info("%s", line)
 
+    def request(
+        self, name: str, unit: str, value: float, labels: Iterable[tuple[str, str]]
+    ) -> None:
+        """A counter of requests, by their model."""
+        HOST_LOGGER.info("%s", self._line(name, unit, value, labels, ""))
+
     def model(
         self,
         name: str,

@@ -133,6 +133,7 @@ class Metrics(Collector):
         requested_version: str | None,
         outcome: Outcome,
         total_seconds: float,
+        request_id: str = "",
     ) -> None:
         """Count one answered inference request; ``total_seconds`` is what the client waited."""
         version = self._versions.get(key)
@@ -156,16 +157,39 @@ class Metrics(Collector):
             totals.queue_seconds += outcome.queued
             self._last_queue_seconds = outcome.queued
         if self._log is not None:
-            self._log_request(self._log, key, outcome)
+            self._log_request(self._log, key, outcome, request_id)
+            self._log_totals(self._log, key[0], requested_version, outcome, total_seconds)
 
-    def _log_request(self, log: MetricLog, key: VersionKey, outcome: Outcome) -> None:
+    def _log_totals(
+        self,
+        log: MetricLog,
+        model: str,
+        requested_version: str | None,
+        outcome: Outcome,
+        total_seconds: float,
+    ) -> None:
+        labels = (("model_name", model), ("model_version", requested_version or "default"))
+        totals = [("ts_inference_requests_total", "Count", 1.0)]
+        if outcome.error is None:
+            totals += [
+                ("ts_inference_latency_microseconds", "Microseconds", total_seconds * 1e6),
+                ("ts_queue_latency_microseconds", "Microseconds", outcome.queued * 1e6),
+            ]
+        for name, unit, value in totals:
+            # In legacy mode Prometheus has these.
+            if self._mode != LEGACY and self._wanted.wants_host(name):
+                log.request(name, unit, value, labels)
+
+    def _log_request(
+        self, log: MetricLog, key: VersionKey, outcome: Outcome, request_id: str
+    ) -> None:
         if outcome.error is None and self._wanted.wants_host("QueueTime"):
             log.host("QueueTime", "Milliseconds", outcome.queued * 1000)
         if outcome.batch_size and self._wanted.wants_host("WorkerThreadTime"):
             log.host("WorkerThreadTime", "Milliseconds", self._last_thread_seconds * 1000)
         if outcome.batch_size and outcome.error is None and self._wanted.wants_model(PREDICTION):
             labels = (("ModelName", key[0]), ("Level", "Model"))
-            log.model(PREDICTION, "ms", outcome.handled * 1000, labels)
+            log.model(PREDICTION, "ms", outcome.handled * 1000, labels, request_id)
 
     def log_system(self) -> None:
         """Write the host's figures into the log, where metrics go there."""

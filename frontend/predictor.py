@@ -82,9 +82,11 @@ class Predictor:
         except FlambeauError as error:
             outcome = Outcome(status=error.status, error=error)
         if outcome.stream is None:
-            self._observe(key, version, outcome, started)
+            self._observe(key, version, outcome, started, request_id)
         else:
-            outcome.stream.on_end = lambda end: self._observe(key, version, end, started)
+            outcome.stream.on_end = lambda end: self._observe(
+                key, version, end, started, request_id
+            )
             outcome.stream.abandon = lambda: self._engine.abandon(key, job)
         if outcome.error is not None:
             raise outcome.error
@@ -92,11 +94,16 @@ class Predictor:
         return outcome
 
     def _observe(
-        self, key: VersionKey, version: str | None, outcome: Outcome, started: float
+        self,
+        key: VersionKey,
+        version: str | None,
+        outcome: Outcome,
+        started: float,
+        request_id: str,
     ) -> None:
         # A version that is gone meanwhile must not leave series behind for ever.
         if self._engine.version(key) is not None:
-            self._metrics.observe(key, version, outcome, monotonic() - started)
+            self._metrics.observe(key, version, outcome, monotonic() - started, request_id)
 
     async def _outcome(self, key: VersionKey, job: Job) -> Outcome:
         answered = self._engine.predict(key, job)

@@ -24,7 +24,7 @@ LINE = re.compile(
 def busy(**how) -> Metrics:
     """What is there after one request of each kind."""
     metrics = Metrics(system=SystemMetrics(), **how)
-    metrics.observe(KEY, None, ANSWERED, 1.0)
+    metrics.observe(KEY, None, ANSWERED, 1.0, "r7")
     metrics.count_response(200)
     metrics.record_samples(SAMPLES)
     metrics.worker_loaded("W-9000-m_1.0", 1.5)
@@ -75,6 +75,12 @@ def test_the_log_has_everything_and_prometheus_only_our_own(logged):
     assert values["Mine"] == ("Count", 2.0, "ModelName:m,Level:Model")
     assert values["WorkerLoadTime"][1:] == (1500.0, "Level:Host,WorkerName:W-9000-m_1.0")
     assert "CPUUtilization" in values
+    of_model = "model_name:m,model_version:default"
+    assert values["ts_inference_requests_total"] == ("Count", 1.0, of_model)
+    assert values["ts_queue_latency_microseconds"] == ("Microseconds", 250000.0, of_model)
+    requests = {line[1]: line[6] for line in found}
+    assert requests["PredictionTime"] == "requestID:r7,"
+    assert requests["QueueTime"] is None
     assert {line[5] for line in found} == {socket.gethostname()}
 
 
