@@ -8,12 +8,22 @@ from urllib.parse import unquote
 logger = logging.getLogger("flambeau.access")
 
 
-def log_access(peer: object, line: str, status: int, seconds: float) -> None:
+def log_access(
+    peer: object, line: str, status: int, seconds: float, request_id: str | None = None
+) -> None:
     """Log peer, request line, status and milliseconds; ``line`` holds no control characters.
 
+    The line is TorchServe's and has no room for ``request_id``: a log in JSON has it as a field.
     ``peer`` is a socket's peer name, or gRPC's text for it, such as ``ipv4:127.0.0.1:9``.
     """
-    logger.info('%s "%s" %d %d', _peer(peer), line, status, round(seconds * 1000))
+    logger.info(
+        '%s "%s" %d %d',
+        _peer(peer),
+        line,
+        status,
+        round(seconds * 1000),
+        extra={"request_id": request_id},
+    )
 
 
 def _peer(peer: object) -> str:

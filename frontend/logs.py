@@ -41,12 +41,18 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": message,
         }
-        request = _REQUEST_ID.search(message)
+        request = getattr(record, "request_id", None) or _request_in(message)
         if request is not None:
-            fields["request_id"] = request[1]
+            fields["request_id"] = request
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return json.dumps(fields, ensure_ascii=False)
+
+
+def _request_in(message: str) -> str | None:
+    """The id of the request that the message is about, as far as it says so."""
+    found = _REQUEST_ID.search(message)
+    return None if found is None else found[1]
 
 
 class TorchServeFormatter(logging.Formatter):

@@ -213,7 +213,8 @@ class Guard:
             self.add_cors(response)
         self._count_response(response.status)
         if self._access_log:
-            _log_access(request, response.status, asyncio.get_running_loop().time() - started)
+            seconds = asyncio.get_running_loop().time() - started
+            _log_access(request, response.status, seconds, identity)
         return response
 
     def refuse(self, request: web.BaseRequest) -> Answer:
@@ -246,11 +247,11 @@ class Guard:
             response.headers.setdefault(name, value)
 
 
-def _log_access(request: web.BaseRequest, status: int, seconds: float) -> None:
+def _log_access(request: web.BaseRequest, status: int, seconds: float, identity: str) -> None:
     transport = request.transport
     peer = transport.get_extra_info("peername") if transport is not None else None
     line = "{} {} HTTP/{}.{}".format(request.method, clean_text(request.raw_path), *request.version)
-    log_access(peer, line, status, seconds)
+    log_access(peer, line, status, seconds, identity)
 
 
 def add_cors(request: web.BaseRequest, response: web.StreamResponse) -> None:

@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from flambeau.frontend.access_log import log_access
 from flambeau.frontend.config import Config
 from flambeau.frontend.errors import ConfigError
 from flambeau.frontend.logs import Logs
@@ -50,6 +51,14 @@ def test_one_json_object_a_line(open_logs, capsys):
         "request_id": ID,
     }
     assert "ValueError: why" in second["exception"]
+
+
+def test_the_access_log_has_the_requests_id_as_a_field(open_logs, capsys):
+    open_logs(log_format="json")
+    log_access(("127.0.0.1", 9), "GET /ping HTTP/1.1", 200, 0.001, "mine")
+    fields = json.loads(capsys.readouterr().err)
+    assert fields["request_id"] == "mine"
+    assert fields["message"] == '/127.0.0.1:9 "GET /ping HTTP/1.1" 200 1'
 
 
 def test_single_loggers_have_levels_of_their_own(open_logs, capsys):
