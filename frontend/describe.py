@@ -75,6 +75,22 @@ def describe_version(
     return {name: value for name, value in fields.items() if value is not None}
 
 
+def summarise(record: Record, version: Version | None, is_default: bool) -> dict[str, object]:
+    """A version as TorchServe's snapshots have it."""
+    spec = record.spec
+    return {
+        "defaultVersion": is_default,
+        "marName": record.stored.url.rstrip("/").rpartition("/")[2],
+        "minWorkers": 0 if version is None else version.min_workers,
+        "maxWorkers": 0 if version is None else version.max_workers,
+        "batchSize": spec.batch_size,
+        "maxBatchDelay": round(spec.max_batch_delay * 1000),
+        "responseTimeout": round(spec.response_timeout),
+        "startupTimeout": round(spec.startup_timeout),
+        "runtimeType": record.runtime,
+    }
+
+
 def worker_status(slot: Slot) -> str:
     """TorchServe's word for a worker's state: READY, or UNLOADING for everything else."""
     return "READY" if slot.worker is not None and slot.worker.is_ready else "UNLOADING"

@@ -8,7 +8,6 @@ what the archive says, and a synchronous registration that fails leaves nothing 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import re
@@ -19,22 +18,20 @@ from typing import TYPE_CHECKING
 from .. import FlambeauError
 from ..model_store.errors import InvalidModelError
 from ..model_store.store import default_model_name
-from .describe import Record, describe_version
+from .describe import Record, describe_version, summarise
 from .errors import (
     BadRequestError,
     ConflictError,
     DefaultVersionError,
     DrainingError,
-    NoDescribeWorkerError,
-    NoWorkerError,
     RequestTimeoutError,
     UnknownModelError,
     UnknownVersionError,
     WorkerStartError,
 )
-from .jobs import Job
 from .lifecycle import VersionState
 from .precedence import Registration, initial_workers, make_spec
+from .self_description import ask_about_itself
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -154,24 +151,13 @@ class Registry:
     def snapshot(self) -> dict[str, dict[str, dict[str, object]]]:
         """Every version by model and version, in the form of TorchServe's snapshots."""
         return {
-            name: {version: self._summary(record) for version, record in records.items()}
+            name: {
+                version: summarise(
+                    record, self._engine.version(record.spec.key), self._defaults[name] == version
+                )
+                for version, record in records.items()
+            }
             for name, records in sorted(self._records.items())
-        }
-
-    def _summary(self, record: Record) -> dict[str, object]:
-        spec = record.spec
-        name, version = spec.key
-        current = self._engine.version(spec.key)
-        return {
-            "defaultVersion": self._defaults[name] == version,
-            "marName": record.stored.url.rstrip("/").rpartition("/")[2],
-            "minWorkers": 0 if current is None else current.min_workers,
-            "maxWorkers": 0 if current is None else current.max_workers,
-            "batchSize": spec.batch_size,
-            "maxBatchDelay": round(spec.max_batch_delay * 1000),
-            "responseTimeout": round(spec.response_timeout),
-            "startupTimeout": round(spec.startup_timeout),
-            "runtimeType": record.runtime,
         }
 
     async def _load_startup_model(
@@ -353,29 +339,11 @@ class Registry:
     ) -> dict[str, object] | None:
         """What the version's handler says of itself, None if nothing.
 
-        It is called by itself, with one empty row and the header ``describe``. As in TorchServe
-        an answer that is no JSON object counts as an empty one.
+        Raises as ``resolve``, and what the handler answers with.
         """
-        key = self.resolve(name, version)
-        job = Job(request_id, {**headers, "describe": "True"}, [], monotonic(), alone=True)
-        try:
-            answered = self._engine.predict(key, job)
-        except NoWorkerError:
-            raise NoDescribeWorkerError(name) from None
-        try:
-            outcome = await answered
-        except asyncio.CancelledError:
-            self._engine.abandon(key, job)
-            raise
-        if outcome.error is not None:
-            raise outcome.error
-        if not outcome.body:
-            return None
-        try:
-            said = json.loads(bytes(outcome.body))
-        except ValueError:
-            said = None
-        return said if isinstance(said, dict) else {}
+        return await ask_about_itself(
+            self._engine, self.resolve(name, version), headers, request_id
+        )
 
     def is_healthy(self) -> bool:
         """TorchServe's /ping rule: each default version has its workers, or may still get them."""

@@ -36,6 +36,7 @@ LAYERS = [
     "archiver.packager worker.main frontend.crew frontend.router frontend.metrics",
     "frontend.fleet frontend.streams",
     "archiver.cli worker.__main__ frontend.engine frontend.background frontend.cli_client",
+    "frontend.self_description",
     "frontend.registry",
     "frontend.snapshots",
     "frontend.predictor frontend.admission",

@@ -7,6 +7,7 @@ import re
 import stat
 
 import pytest
+from real_server import free_port
 
 from flambeau.frontend.access import Scope
 from flambeau.frontend.api_keys import KeyAccess, read_keys
@@ -284,11 +285,9 @@ def test_a_server_without_the_model_api_neither_registers_nor_removes(make_house
 
 
 @pytest.mark.parametrize("mode", ["keys", "tokens"])
-def test_one_address_for_both_apis_keeps_their_keys_apart(
-    make_house, tmp_path, mode, free_tcp_port
-):
+def test_one_address_for_both_apis_keeps_their_keys_apart(make_house, tmp_path, mode):
     access = key_access() if mode == "keys" else TokenAccess(tmp_path, 60.0)
-    here = f"http://127.0.0.1:{free_tcp_port}"
+    here = f"http://127.0.0.1:{free_port()}"
     house = make_house(access=access, inference_address=here, management_address=here)
     infer, manage = KEY[INFER], KEY[MANAGE]
     if mode == "tokens":
