@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
@@ -31,6 +31,7 @@ from .http.payload import request_query
 from .http.sites import open_site
 from .metrics import CONTENT_TYPE
 from .predictor import Predictor
+from .shielded import ShieldedCalls
 from .tls import Certificate
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Services:
-    """What the HTTP faces stand on."""
+    """What the listeners of all protocols stand on."""
 
     engine: Engine
     registry: Registry
@@ -59,6 +60,7 @@ class Services:
     access: Access
     is_draining: Callable[[], bool]
     is_starting: Callable[[], bool]
+    changes: ShieldedCalls = field(default_factory=ShieldedCalls)
 
 
 class Listeners:
@@ -67,10 +69,10 @@ class Listeners:
     ``addresses`` are host and port of those that have them.
     """
 
-    def __init__(self, management: ManagementAPI, config: Config) -> None:
+    def __init__(self, changes: ShieldedCalls, config: Config) -> None:
         self.urls: dict[str, str] = {}
         self.addresses: dict[str, tuple[str, int]] = {}
-        self._management = management
+        self._changes = changes
         self._mode = int(config.unix_socket_mode, 8)
         self._certificate = Certificate(config) if _uses_tls(config) else None
         self._runners: list[web.ServerRunner] = []
@@ -121,7 +123,7 @@ class Listeners:
         """Close everything, after a short wait for the answers that are under way."""
         while self._runners:
             await self._runners.pop().cleanup()
-        await self._management.close(CLOSE_TIMEOUT)
+        await self._changes.close(CLOSE_TIMEOUT)
 
 
 async def start_listeners(services: Services) -> Listeners:
@@ -130,14 +132,14 @@ async def start_listeners(services: Services) -> Listeners:
     There are three, or two where inference and management have one address.
     """
     config = services.config
-    management = ManagementAPI(services.registry, config, services.access)
+    management = ManagementAPI(services.registry, config, services.access, services.changes)
     predictor = Predictor(
         services.engine, services.registry, services.metrics, services.is_draining
     )
     health = HealthAPI(services.registry, services.is_draining, services.is_starting)
     inference = InferenceAPI(predictor, services.registry, config, health)
     metrics = MetricsAPI(services.metrics)
-    listeners = Listeners(management, config)
+    listeners = Listeners(services.changes, config)
     routes: list[tuple[str, str, Route, ScopeOf]] = [
         ("inference", config.inference_address, inference, inference_scope),
         ("management", config.management_address, management, management_scope),

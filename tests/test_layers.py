@@ -16,7 +16,7 @@ LAYERS = [
     worker.streaming
     model_store.errors model_store.snapshot model_store.allowed_urls
     frontend.errors frontend.properties frontend.table
-    frontend.handler_metrics frontend.access_log
+    frontend.handler_metrics frontend.access_log frontend.shielded
     """,
     "frontend.settings",
     "worker.context model_store.remote model_store.model_config frontend.lifecycle frontend.jobs "

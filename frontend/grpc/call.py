@@ -75,28 +75,32 @@ class Caller:
     async def _unary(
         self, line: str, behave: Callable[..., Any], request: Any, context: Any
     ) -> Any:
-        started = asyncio.get_running_loop().time()
-        code, details = grpc.StatusCode.OK, ""
+        started, peer = asyncio.get_running_loop().time(), context.peer()
+        # This is what is logged where the client gives the call up, which ends in no Exception.
+        code, details = grpc.StatusCode.CANCELLED, ""
         try:
-            return await behave(request, context)
+            response = await behave(request, context)
+            code = grpc.StatusCode.OK
+            return response
         except Exception as error:
             code, details = self._explain(error)
         finally:
-            self._log(line, code, started, context)
+            self._log(line, code, started, peer)
         await context.abort(code, details)
 
     async def _stream(
         self, line: str, behave: Callable[..., Any], request: Any, context: Any
     ) -> AsyncIterator[Any]:
-        started = asyncio.get_running_loop().time()
-        code, details = grpc.StatusCode.OK, ""
+        started, peer = asyncio.get_running_loop().time(), context.peer()
+        code, details = grpc.StatusCode.CANCELLED, ""
         try:
             async for response in behave(request, context):
                 yield response
+            code = grpc.StatusCode.OK
         except Exception as error:
             code, details = self._explain(error)
         finally:
-            self._log(line, code, started, context)
+            self._log(line, code, started, peer)
         if code is not grpc.StatusCode.OK:
             await context.abort(code, details)
 
@@ -110,10 +114,10 @@ class Caller:
         logger.error("a gRPC call failed", exc_info=error)
         return grpc.StatusCode.INTERNAL, "Internal server error. The server's log tells more."
 
-    def _log(self, line: str, code: grpc.StatusCode, started: float, context: Any) -> None:
+    def _log(self, line: str, code: grpc.StatusCode, started: float, peer: str) -> None:
         if self._access_log:
             seconds = asyncio.get_running_loop().time() - started
-            log_access(context.peer(), line, code.value[0], seconds)
+            log_access(peer, line, code.value[0], seconds)
 
 
 def new_request_id() -> str:

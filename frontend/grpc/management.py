@@ -13,6 +13,7 @@ from .messages import MANAGEMENT, message
 if TYPE_CHECKING:
     from ..access import Grant
     from ..registry import Registry
+    from ..shielded import ShieldedCalls
     from .call import Caller
 
 _Response = message(f"{MANAGEMENT}.ManagementResponse")
@@ -23,13 +24,18 @@ MAX_PAGE = 100
 class ManagementService:
     """The methods of ``ManagementAPIsService``: numbers that are not positive, and texts that are
     empty, count as not given.
+
+    What changes the server's state is one of ``calls``: finished even if the client leaves.
     """
 
     NAME = f"{MANAGEMENT}.ManagementAPIsService"
 
-    def __init__(self, registry: Registry, caller: Caller, model_api: bool) -> None:
+    def __init__(
+        self, registry: Registry, caller: Caller, calls: ShieldedCalls, model_api: bool
+    ) -> None:
         self._registry = registry
         self._caller = caller
+        self._calls = calls
         self._model_api = model_api
 
     def handlers(self) -> Any:
@@ -66,28 +72,29 @@ class ManagementService:
         if request.runtime and request.runtime not in RUNTIMES:
             raise BadRequestError(f"Invalid RuntimeType value: {request.runtime}")
         _require(grant, request.model_name)
-        reply = await self._registry.register(
-            Registration(
-                request.url,
-                model_name=request.model_name or None,
-                handler=request.handler or None,
-                runtime=request.runtime or None,
-                batch_size=_positive(request.batch_size),
-                max_batch_delay=_positive(request.max_batch_delay),
-                initial_workers=_positive(request.initial_workers),
-                response_timeout=_positive(request.response_timeout),
-                startup_timeout=_positive(request.startup_timeout),
-                synchronous=request.synchronous,
-            )
+        registration = Registration(
+            request.url,
+            model_name=request.model_name or None,
+            handler=request.handler or None,
+            runtime=request.runtime or None,
+            batch_size=_positive(request.batch_size),
+            max_batch_delay=_positive(request.max_batch_delay),
+            initial_workers=_positive(request.initial_workers),
+            response_timeout=_positive(request.response_timeout),
+            startup_timeout=_positive(request.startup_timeout),
+            synchronous=request.synchronous,
         )
+        reply = await self._calls.finish(self._registry.register(registration))
         return _Response(msg=reply.message)
 
     async def scale_worker(self, request: Any, context: Any) -> Any:
         name, version = self._named(request, context)
         minimum = _positive(request.min_worker) or 1
         maximum = _positive(request.max_worker)
-        reply = await self._registry.scale(
-            name, version, minimum, maximum, request.synchronous, _positive(request.timeout)
+        reply = await self._calls.finish(
+            self._registry.scale(
+                name, version, minimum, maximum, request.synchronous, _positive(request.timeout)
+            )
         )
         return _Response(msg=reply.message)
 
@@ -102,7 +109,8 @@ class ManagementService:
             # TorchServe's own words.
             raise BadRequestError("Parameter url is required.")
         grant.require_model(request.model_name)
-        reply = await self._registry.unregister(request.model_name, request.model_version or None)
+        version = request.model_version or None
+        reply = await self._calls.finish(self._registry.unregister(request.model_name, version))
         return _Response(msg=reply.message)
 
     def _named(self, request: Any, context: Any) -> tuple[str, str | None]:

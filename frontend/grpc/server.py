@@ -77,7 +77,9 @@ async def start_grpc(services: Services) -> GrpcListeners:
     inference = [InferenceService(predictor, services.registry, asking).handlers()]
     if config.ts_open_inference_protocol:
         inference.append(OpenInferenceService(predictor, services.registry, asking).handlers())
-    management = ManagementService(services.registry, managing, config.enable_model_api)
+    management = ManagementService(
+        services.registry, managing, services.changes, config.enable_model_api
+    )
     listeners = GrpcListeners()
     try:
         await listeners.add("inference", config, inference)

@@ -54,11 +54,9 @@ _CLASSES: tuple[tuple[type[FlambeauError], str], ...] = (
 
 
 def code_of(status: int) -> grpc.StatusCode:
-    """The code of an HTTP status."""
+    """The code of an error's HTTP status; it is never OK, not even for a handler's error 200."""
     if status in _CODES:
         return _CODES[status]
-    if 200 <= status < 300:
-        return grpc.StatusCode.OK
     if 400 <= status < 500:
         return grpc.StatusCode.FAILED_PRECONDITION
     return grpc.StatusCode.INTERNAL if 500 <= status < 600 else grpc.StatusCode.UNKNOWN

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
 
@@ -21,20 +19,18 @@ from .middlewares import Answer, json_answer, path_segments
 from .payload import client_headers, read_body, request_query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Mapping
 
     from ..access import Access
     from ..config import Config
     from ..registry import Registry, Reply
+    from ..shielded import ShieldedCalls
 
 MAX_COUNT = 2**31 - 1
 MAX_PAGE = 100
 RUNTIMES = ("python", "python3", "LSP")
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
-_Result = TypeVar("_Result")
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,16 +166,17 @@ def read_parameters(table: tuple[Parameter, ...], given: Mapping[str, object]) -
 class ManagementAPI:
     """The route of the management listener.
 
-    What changes the server's state is finished even if the client leaves meanwhile; ``close``
-    waits for such calls.
+    What changes the server's state is one of ``calls``: finished even if the client leaves.
     """
 
-    def __init__(self, registry: Registry, config: Config, access: Access) -> None:
+    def __init__(
+        self, registry: Registry, config: Config, access: Access, calls: ShieldedCalls
+    ) -> None:
         self._registry = registry
         self._tokens = access if isinstance(access, TokenAccess) else None
         self._model_api = config.enable_model_api
         self._limit = config.max_request_size
-        self._running: set[asyncio.Task[Any]] = set()
+        self._calls = calls
 
     async def __call__(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
         segments = path_segments(request.raw_path)
@@ -250,7 +247,9 @@ class ManagementAPI:
             case "PUT":
                 return await self._scale(request, model, version)
             case "DELETE" if self._model_api:
-                return _rendered(await self._finish(self._registry.unregister(model, version)))
+                return _rendered(
+                    await self._calls.finish(self._registry.unregister(model, version))
+                )
             case "OPTIONS":
                 self._registry.resolve(model, version)
                 return json_answer(schema.managed_model_document(model, version))
@@ -269,7 +268,7 @@ class ManagementAPI:
             grant.require_all_models()
         else:
             grant.require_model(values["model_name"])
-        return _rendered(await self._finish(self._registry.register(Registration(**values))))
+        return _rendered(await self._calls.finish(self._registry.register(Registration(**values))))
 
     async def _scale(self, request: web.BaseRequest, model: str, version: str | None) -> Answer:
         # TorchServe reads the query only, so a JSON body adds to it and does not replace it.
@@ -280,7 +279,7 @@ class ManagementAPI:
             raise BadRequestError("max_worker cannot be less than min_worker.")
 
         return _rendered(
-            await self._finish(
+            await self._calls.finish(
                 self._registry.scale(
                     model,
                     version or values["model_version"],
@@ -311,31 +310,6 @@ class ManagementAPI:
             raise BadRequestError("The request body must be a JSON object.")
 
         return given
-
-    async def _finish(self, call: Coroutine[Any, Any, _Result]) -> _Result:
-        """The result of ``call``, which runs to its end even if this is cancelled."""
-        task = asyncio.ensure_future(call)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(_log_unseen)
-            raise
-
-    async def close(self, timeout: float) -> None:
-        """Give calls whose clients left ``timeout`` seconds to end, then cancel them."""
-        if self._running:
-            _, late = await asyncio.wait(self._running, timeout=timeout)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-
-
-def _log_unseen(task: asyncio.Task[Any]) -> None:
-    """Nobody is there any more to be told that a call failed."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.warning("a management call whose client had left failed: %s", error)
 
 
 def _query(request: web.BaseRequest) -> dict[str, object]:

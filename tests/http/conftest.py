@@ -20,6 +20,7 @@ from flambeau.frontend.errors import UnknownModelError, UnknownVersionError
 from flambeau.frontend.jobs import Job, Outcome
 from flambeau.frontend.metrics import Metrics
 from flambeau.frontend.registry import Registration, Reply
+from flambeau.frontend.shielded import ShieldedCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -161,6 +162,7 @@ class House:
         self.engine = FakeEngine()
         self.registry = FakeRegistry()
         self.metrics = Metrics()
+        self.changes = ShieldedCalls()
         self.draining = False
         self.starting = False
         any_port = "http://127.0.0.1:0"
@@ -192,6 +194,7 @@ class House:
             access=self.access,
             is_draining=lambda: self.draining,
             is_starting=lambda: self.starting,
+            changes=self.changes,
         )
 
     def run(self, coroutine: Any) -> Any:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
+import re
+import threading
 
 import grpc
 import pytest
@@ -176,6 +179,7 @@ def test_what_is_wrong_before_a_worker_is_asked_is_internal(client, fields, deta
         (InferenceError("no", 400), grpc.StatusCode.INVALID_ARGUMENT),
         (InferenceError("no", 418), grpc.StatusCode.FAILED_PRECONDITION),
         (InferenceError("no", 504), grpc.StatusCode.DEADLINE_EXCEEDED),
+        (InferenceError("no", 200), grpc.StatusCode.UNKNOWN),
     ],
 )
 def test_a_workers_error_has_its_statuss_code(client, error, code):
@@ -259,6 +263,44 @@ def test_management_scales(client):
     assert client.house.registry.calls[-1] == ("scale", "m", None, 1, None, True, None)
     client.call("management", "ScaleWorker", model_name="m", model_version="2.0", min_worker=3)
     assert client.house.registry.calls[-1] == ("scale", "m", "2.0", 3, None, False, None)
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "finished"),
+    [
+        ("RegisterModel", {"url": "m.mar"}, "register"),
+        ("ScaleWorker", {"model_name": "m"}, "scale"),
+        ("UnregisterModel", {"model_name": "m"}, "unregister"),
+    ],
+)
+def test_a_change_is_finished_though_its_client_has_left(
+    client, wait_for, method, fields, finished
+):
+    registry = client.house.registry
+    registry.gate = threading.Event()
+    code, _ = client.refusal("management", method, **fields, timeout=0.3)
+    assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert registry.started.is_set()
+    assert registry.finished == []
+    registry.gate.set()
+    wait_for(lambda: registry.finished == [finished], "the finished call")
+
+
+def lines_of_the_access_log(caplog) -> list[str]:
+    return [line.getMessage() for line in caplog.records if line.name == "flambeau.access"]
+
+
+def test_calls_are_in_the_access_log(make_client, caplog, wait_for):
+    caplog.set_level(logging.INFO)
+    client = make_client(access_log=True)
+    client.call("inference", "Predictions", model_name="m")
+    client.refusal("inference", "Predictions", model_name="x")
+    client.house.engine.held = True
+    client.refusal("inference", "Predictions", model_name="m", timeout=0.3)
+    wait_for(lambda: len(lines_of_the_access_log(caplog)) == 3, "the line of each call")
+    for line, code in zip(lines_of_the_access_log(caplog), (0, 13, 1), strict=True):
+        wanted = rf'/127\.0\.0\.1:\d+ "gRPC \S+/Predictions HTTP/2\.0" {code} \d+'
+        assert re.fullmatch(wanted, line)
 
 
 def test_management_sets_the_default_and_unregisters(client):
