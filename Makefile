@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check bench contract-oracle fuzz protos clean distclean
+.PHONY: help demo test check bench contract-oracle fuzz audit protos clean distclean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 18
@@ -37,6 +37,15 @@ FUZZ_SECONDS ?= 30
 fuzz: .make/test ## Throw bytes at the parsers, FUZZ_SECONDS for each
 	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(FUZZ_SECONDS)
 
+AUDIT := .make/audit/bin
+audit: .make/test ## Look for known holes in what is installed, and list it (sbom.json)
+	@test -x $(AUDIT)/pip-audit || { $(PYTHON) -m venv .make/audit && \
+		$(AUDIT)/pip install --quiet --disable-pip-version-check pip-audit cyclonedx-bom; }
+	@$(AUDIT)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		-o sbom.json $(BIN)/python
+	@$(AUDIT)/pip-audit --skip-editable --progress-spinner off \
+		--path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
 PROTOS := frontend/grpc/protos
 protos: .make/test ## Compile the gRPC services' definitions after a change
 	@$(BIN)/python -m grpc_tools.protoc -I $(PROTOS) \
@@ -45,7 +54,7 @@ protos: .make/test ## Compile the gRPC services' definitions after a change
 		inference.proto management.proto open_inference.proto
 
 clean: ## Remove what was built or written, but keep .venv
-	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist demo sbom.json .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean ## Remove .venv as well

@@ -8,10 +8,11 @@ from .admission import check_keys
 from .config import SETTINGS, load_config, parse_address, read_value
 from .config_sources import gather
 from .errors import ConfigError
+from .storage import make_signatures
 from .tls import Certificate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from .config import Config
@@ -42,7 +43,12 @@ def check_config(
         config = load_config(flags, environ, cwd)
     except ConfigError as error:
         return [error.message], tuple(warnings)
-    problems = [*_tls_problems(config), *_key_problems(config), *_missing_archives(config)]
+    problems = [
+        *_tls_problems(config),
+        *_raised(check_keys, config),
+        *_raised(make_signatures, config),
+        *_missing_archives(config),
+    ]
     return problems, config.warnings
 
 
@@ -50,16 +56,12 @@ def _tls_problems(config: Config) -> list[str]:
     addresses = (config.inference_address, config.management_address, config.metrics_address)
     if not any(parse_address(each).is_tls for each in addresses):
         return []
-    try:
-        Certificate(config)
-    except ConfigError as error:
-        return [error.message]
-    return []
+    return _raised(Certificate, config)
 
 
-def _key_problems(config: Config) -> list[str]:
+def _raised(check: Callable[[Config], object], config: Config) -> list[str]:
     try:
-        check_keys(config)
+        check(config)
     except ConfigError as error:
         return [error.message]
     return []

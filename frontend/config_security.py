@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .config_key import key
-from .settings import BOOLEAN, PATH, TEXT, URLS, choice, integer, number
+from .settings import BOOLEAN, PATH, SIGNING_KEYS, TEXT, URLS, choice, integer, number
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,6 +90,29 @@ class SecurityKeys:
     )
     require_sha256: bool = key(
         BOOLEAN, False, "Fetch only models whose sha256 the registration gives."
+    )
+    require_signed: bool = key(
+        BOOLEAN,
+        False,
+        "Serve only archives that are signed with one of trusted_keys or listed in "
+        "trusted_archives.",
+    )
+    trusted_keys: str = key(
+        SIGNING_KEYS,
+        "",
+        "Public keys of minisign; the signature of model.mar is model.mar.minisig beside it.",
+        shown="none",
+    )
+    trusted_archives: Path | None = key(
+        PATH,
+        None,
+        "File with the SHA-256 of archives, as sha256sum writes it; it is read for each archive.",
+        shown="none",
+    )
+    allow_archive_code: bool = key(
+        BOOLEAN,
+        True,
+        "Run code that archives bring. false: built-in handlers and safetensors only.",
     )
     max_download_mb: int = key(integer(1), 20_000, "Longest archive that is fetched, in MB.")
     download_timeout: int = key(integer(1), 600, "Seconds that fetching an archive may take.")

@@ -17,9 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import FlambeauError, __version__
-from ..model_store.allowed_urls import AllowedUrls
-from ..model_store.remote import DownloadLimits, RemoteArchives
-from ..model_store.store import ModelStore
 from ..worker.protocol import Load
 from .admission import make_access
 from .app import Listeners, Services, start_listeners
@@ -36,6 +33,7 @@ from .metrics_config import read_metrics_config
 from .registry import Registry
 from .runstate import remove_state, write_state
 from .snapshots import Snapshots
+from .storage import make_model_store
 from .system_metrics import SystemMetrics
 
 if TYPE_CHECKING:
@@ -252,11 +250,7 @@ class Server:
 
     def _make_registry(self) -> Registry:
         config = self._config
-        store = None
-        if config.model_store is not None:
-            store = ModelStore(
-                config.model_store, config.model_cache_dir, remote=_remote_archives(config)
-            )
+        store = make_model_store(config)
         workers = config.default_workers_per_model or len(self._visible) or os.cpu_count() or 1
         return Registry(self._engine, store, config, workers, gpu_usage, self._forget)
 
@@ -281,6 +275,7 @@ class Server:
             decode_input_request=self._config.decode_input_request,
             name_content_types=self._config.content_type == "auto",
             envelope=self._config.service_envelope,
+            archive_code=self._config.allow_archive_code,
         )
 
     def _forget(self, key: VersionKey) -> None:
@@ -295,19 +290,6 @@ class Server:
             )
             for state, count in states.items():
                 yield name, version, state, count
-
-
-def _remote_archives(config: Config) -> RemoteArchives | None:
-    """What may be fetched, None where nothing may."""
-    allowed = AllowedUrls(config.allowed_urls)
-    if not allowed:
-        return None
-    return RemoteArchives(
-        allowed,
-        allow_private=config.allow_private_urls,
-        require_sha256=config.require_sha256,
-        limits=DownloadLimits(config.max_download_mb * 1_000_000, config.download_timeout),
-    )
 
 
 async def _start_grpc(services: Services) -> GrpcListeners | None:

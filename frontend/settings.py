@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from ..model_store.allowed_urls import AllowedUrls
+from ..model_store.signatures import PublicKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -254,6 +255,15 @@ def _parse_urls(text: str) -> str:
     return text
 
 
+def _parse_signing_keys(text: str) -> str:
+    try:
+        for each in text.replace(",", " ").split():
+            PublicKey.parse(each)
+    except ValueError:
+        raise ValueError from None
+    return text
+
+
 def _parse_pattern(text: str) -> str:
     try:
         re.compile(text)
@@ -346,6 +356,7 @@ def _object(where: str, value: object) -> dict[str, object]:
 IP_ADDRESS = Kind("an IP address such as 127.0.0.1", _parse_ip_address)
 OPEN_INFERENCE = Kind("true or false", _parse_open_inference)
 LEVELS = Kind("a list such as flambeau.engine=DEBUG", _parse_levels)
+SIGNING_KEYS = Kind("public keys of minisign, such as RWQ...", _parse_signing_keys)
 URLS = Kind("URLs such as https://models.example.com/team, with commas", _parse_urls)
 BOOLEAN = Kind("true or false", _parse_boolean)
 TEXT = Kind("text", str)

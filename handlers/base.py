@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..worker.modules import import_module, list_classes_from_module
+from .architectures import make_architecture, named_architecture
 from .labels import load_label_mapping
 from .timer import timed
 
@@ -35,8 +36,10 @@ class BaseHandler:
     """Base of handlers whose model is a ``torch.nn.Module``.
 
     ``initialize`` loads the model that the manifest names: with ``modelFile``, the one class
-    defined there plus the state dict ``serializedFile``; without, the TorchScript program
-    ``serializedFile``. Then each batch runs through ``preprocess``, ``inference``, ``postprocess``.
+    defined there plus the state dict ``serializedFile``; without, the architecture that the
+    configuration names (``architectures.py``) plus that state dict, or the TorchScript program
+    ``serializedFile``. A state dict may be safetensors. Then each batch runs through
+    ``preprocess``, ``inference``, ``postprocess``.
 
     Weights are read without running pickled code. An archive whose weights hold more than tensors
     says so in its ``model-config.yaml``, and the log then names it::
@@ -83,6 +86,11 @@ class BaseHandler:
         model_file = entries.get("modelFile")
         if model_file:
             self.model = self._load_pickled_model(str(model_dir), model_file, self.model_pt_path)
+            self.model.to(self.device)
+        elif (architecture := named_architecture(self.model_yaml_config)) is not None:
+            self.model = make_architecture(*architecture)
+            if self.model_pt_path:
+                self.model.load_state_dict(self._read_weights(self.model_pt_path))
             self.model.to(self.device)
         else:
             self.model = self._load_torchscript_model(_torchscript_path(self.model_pt_path))
@@ -147,6 +155,8 @@ class BaseHandler:
 
     def _read_weights(self, path: str) -> Any:
         name = Path(path).name
+        if Path(path).suffix == ".safetensors":
+            return _read_safetensors(path, str(self.device))
         if _allows_pickle(self.model_yaml_config):
             logger.warning(
                 "%s is read with weights_only: false, as the archive's configuration says: "
@@ -246,6 +256,22 @@ def _weights_path(model_dir: Path, serialized_file: str | None) -> str | None:
     return str(path)
 
 
+def _read_safetensors(path: str, device: str) -> Any:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise RuntimeError(
+            f"{Path(path).name} needs the library safetensors: pip install 'flambeau[safetensors]'"
+        ) from None
+    try:
+        return load_file(path, device=device)
+    except SafetensorError as error:
+        raise RuntimeError(
+            f"{Path(path).name} is not in the format safetensors: {error}"
+        ) from error
+
+
 def _torchscript_path(path: str | None) -> str:
     if path is None:
         raise RuntimeError(
@@ -256,6 +282,12 @@ def _torchscript_path(path: str | None) -> str:
     if suffix == ".pt":
         return path
     name = Path(path).name
+    if suffix == ".safetensors":
+        raise RuntimeError(
+            f"No model weights could be loaded: {name} holds weights only. The archive needs the "
+            "file that defines the model ('flambeau archive --model-file'), or 'handler: "
+            "{architecture: NAME}' in its model-config.yaml for a model of torchvision."
+        )
     if suffix in _NOT_YET:
         raise RuntimeError(
             f"No model weights could be loaded: {name} is of a kind that is not supported yet "

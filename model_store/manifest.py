@@ -16,6 +16,7 @@ from .model_config import (
     MAX_CONFIG_BYTES,
     ModelConfig,
     TorchrunConfig,
+    load_yaml,
     parse_model_config,
     refusal,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "load_manifest",
     "load_model_config",
     "parse_model_config",
+    "read_model_config",
 ]
 
 MANIFEST_PATH = "MAR-INF/MANIFEST.json"
@@ -136,16 +138,24 @@ def load_model_config(
     if manifest is None or manifest.config_file is None:
         return ModelConfig(), ()
     name = manifest.config_file
+    return parse_model_config(_config_text(model_dir, name), name)
+
+
+def read_model_config(model_dir: Path, name: str) -> dict[object, object]:
+    """All of the configuration ``name``, the handler's keys too. Raises InvalidModelError."""
+    return load_yaml(_config_text(model_dir, name), name)[0]
+
+
+def _config_text(model_dir: Path, name: str) -> str:
     content = _read_inside(model_dir, name, MAX_CONFIG_BYTES)
     if content is None:
         raise InvalidModelError(
             f"{name} is named as configFile in {MANIFEST_PATH}, but the archive does not hold it."
         )
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidModelError(f"{name}: not UTF-8 text at byte {error.start}") from error
-    return parse_model_config(text, name)
 
 
 def _load_json(text: str | bytes) -> dict[str, object]:

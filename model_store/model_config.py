@@ -165,7 +165,7 @@ def parse_model_config(text: str, file_name: str) -> tuple[ModelConfig, tuple[st
     A key without a value counts as absent; keys that the server does not know are the handler's.
     Raises InvalidModelError naming file, key, value and what is allowed.
     """
-    values, warnings = _load_yaml(text, file_name)
+    values, warnings = load_yaml(text, file_name)
     config = _read_keys(ModelConfig, values, file_name)
     warnings += _misspelt(ModelConfig, values, file_name)
     torchrun = values.get("torchrun")
@@ -244,8 +244,11 @@ def _nearest(key: str, known: Iterable[str]) -> str | None:
     return by_plain[close[0]] if close else None
 
 
-def _load_yaml(text: str, file_name: str) -> tuple[dict[object, object], list[str]]:
-    """``yaml.safe_load`` with its two halves apart, so that the tree is checked in between."""
+def load_yaml(text: str, file_name: str) -> tuple[dict[object, object], list[str]]:
+    """The mapping in ``text``, and warnings. Raises InvalidModelError.
+
+    ``yaml.safe_load`` with its two halves apart, so that the tree is checked in between.
+    """
     if len(text) > MAX_CONFIG_BYTES:
         raise InvalidModelError(f"{file_name}: larger than {MAX_CONFIG_BYTES} characters")
     warnings: list[str] = []

@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .archive import DEFAULT_LIMITS, Limits, digest, unpack
+from .contents import refuse_code
 from .errors import InvalidModelError, ModelNotFoundError, StorageError
 from .manifest import load_manifest, load_model_config
 
 if TYPE_CHECKING:
     from .manifest import Manifest, ModelConfig
     from .remote import RemoteArchives
+    from .signatures import Signatures
 
 logger = logging.getLogger("flambeau.model_store")
 
@@ -74,6 +76,9 @@ _FileState = tuple[str, int, int, int, int, int]
 class ModelStore:
     """Finds models by url below ``root`` and keeps them unpacked in ``cache_dir``.
 
+    ``remote`` fetches archives from elsewhere, ``signatures`` says which may be served. Without
+    ``allow_code`` those that bring code are refused.
+
     All methods may be called from any thread; ``acquire`` and ``release`` block on the disk.
     Several processes may share a ``cache_dir``; it is made private (0700) to their user.
     """
@@ -84,11 +89,15 @@ class ModelStore:
         cache_dir: Path,
         limits: Limits = DEFAULT_LIMITS,
         remote: RemoteArchives | None = None,
+        signatures: Signatures | None = None,
+        allow_code: bool = True,
     ) -> None:
         self._root = Path(os.path.realpath(root))
         self._cache_dir = Path(os.path.realpath(cache_dir))
         self._limits = limits
         self._remote = remote
+        self._signatures = signatures
+        self._allow_code = allow_code
         self._mutex = threading.Lock()
         self._entries: dict[str, _Entry] = {}
         self._digests: dict[_FileState, str] = {}
@@ -117,10 +126,12 @@ class ModelStore:
             return self._acquire_remote(self._remote, url, sha256)
         source = self._locate(url)
         try:
+            content = "" if source.is_dir() else self._digest(source)
+            if self._signatures is not None:
+                self._signatures.require(source, content)
             if source.is_dir():
                 model_dir = self._descend(source, url)
                 return self._describe(url, digest(model_dir), model_dir)
-            content = self._digest(source)
             model_dir = self._add_reference(content, source)
             try:
                 return self._describe(url, content, model_dir)
@@ -216,6 +227,8 @@ class ModelStore:
                 path = Path(os.path.realpath(model_dir / name))
                 if not (path.is_relative_to(model_dir) or path.is_relative_to(self._root)):
                     raise InvalidModelError(f"{name} is a link that leads out of the model store.")
+        if not self._allow_code:
+            refuse_code(model_dir, manifest)
         config, warnings = load_model_config(model_dir, manifest)
         return StoredModel(url, content, model_dir, manifest, config, warnings)
 

@@ -14,10 +14,11 @@ LAYERS = [
     """
     worker.errors worker.protocol worker.io_threads worker.modules worker.metrics
     worker.streaming
-    model_store.errors model_store.snapshot model_store.allowed_urls
+    model_store.errors model_store.snapshot model_store.allowed_urls model_store.pickles
     frontend.errors frontend.properties frontend.table
     frontend.handler_metrics frontend.access_log frontend.shielded
     """,
+    "model_store.signatures",
     "frontend.settings",
     "worker.context model_store.remote model_store.model_config frontend.lifecycle frontend.jobs "
     "frontend.run_dir "
@@ -27,12 +28,13 @@ LAYERS = [
     "frontend.config_models frontend.config_observability frontend.config_security "
     "frontend.tokens frontend.api_keys",
     "frontend.access_policy",
-    "model_store.archive frontend.roster frontend.config frontend.devices frontend.runstate",
+    "model_store.archive model_store.contents frontend.roster frontend.config frontend.devices "
+    "frontend.runstate",
     "model_store.store frontend.commands frontend.precedence frontend.launcher frontend.describe "
     "frontend.system_metrics frontend.logs "
     "frontend.tls",
-    "handlers archiver.writers worker.envelopes worker.loader worker.service worker.link "
-    "frontend.dispatcher",
+    "handlers archiver.writers frontend.storage worker.envelopes worker.loader worker.service "
+    "worker.link frontend.dispatcher",
     "archiver.packager worker.main frontend.crew frontend.router frontend.metrics",
     "frontend.fleet frontend.streams",
     "archiver.cli worker.__main__ frontend.engine frontend.background frontend.cli_client",
@@ -45,7 +47,7 @@ LAYERS = [
     "frontend.grpc",
     "frontend.server",
     "frontend.config_check",
-    "frontend.cli_config frontend.cli_keys",
+    "frontend.cli_config frontend.cli_keys frontend.cli_scan",
     "frontend.cli_server",
     "frontend.cli_status frontend.cli_torchserve",
     "frontend.cli_models",

@@ -84,8 +84,31 @@ def load_entry_point(handler: str, model_dir: Path, context: Context) -> EntryPo
     of a handler counts as a failure too.
     """
     parsed = _Handler.parse(handler)
+    return _initialized(lambda: _find(parsed, model_dir), handler, model_dir, context)
+
+
+def load_built_in(handler: str, model_dir: Path, context: Context) -> EntryPoint:
+    """As ``load_entry_point``, for the handlers that flambeau brings and no others.
+
+    Nothing is imported from ``model_dir``, nor from elsewhere by a name that a client chose.
+    """
+    module = _Handler.parse(handler).module
+    if module not in _BUILT_IN:
+        raise HandlerLoadError(
+            f"Handler '{handler}' is not one of flambeau's, and this server runs no code of "
+            f"archives (allow_archive_code=false). Give one of {', '.join(sorted(_BUILT_IN))}."
+        )
+    return _initialized(lambda: _built_in(module), handler, model_dir, context)
+
+
+def _initialized(
+    find: Callable[[], tuple[EntryPoint, Callable[[Context], object]]],
+    handler: str,
+    model_dir: Path,
+    context: Context,
+) -> EntryPoint:
     try:
-        entry_point, initialize = _find(parsed, model_dir)
+        entry_point, initialize = find()
         initialize(context)
     except FlambeauError:
         raise
@@ -94,13 +117,16 @@ def load_entry_point(handler: str, model_dir: Path, context: Context) -> EntryPo
     return entry_point
 
 
+def _built_in(module: str) -> tuple[EntryPoint, Callable[[Context], object]]:
+    file, name = _BUILT_IN[module]
+    root = __name__.partition(".")[0]
+    return _class_entry_point(getattr(importlib.import_module(f"{root}.handlers.{file}"), name))
+
+
 def _find(handler: _Handler, model_dir: Path) -> tuple[EntryPoint, Callable[[Context], object]]:
     place = _make_importable(handler, model_dir)
     if handler.module in _BUILT_IN and not has_module(handler.module, place):
-        file, name = _BUILT_IN[handler.module]
-        root = __name__.partition(".")[0]
-        built_in = getattr(importlib.import_module(f"{root}.handlers.{file}"), name)
-        return _class_entry_point(built_in)
+        return _built_in(handler.module)
     module = _import(handler, place, model_dir)
     name = handler.function or "handle"
     if not hasattr(module, name):

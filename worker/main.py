@@ -22,7 +22,7 @@ from .. import FlambeauError
 from .context import Context
 from .envelopes import wrap
 from .link import Link, die_with_parent
-from .loader import load_entry_point
+from .loader import EntryPoint, load_built_in, load_entry_point
 from .metrics import Metrics
 from .protocol import (
     EXIT_CUDA_ERROR,
@@ -112,8 +112,9 @@ def _load(load: Load, link: Link) -> Service:
     model_dir = Path(load.model_dir)
     # Handlers open files of their archive by relative name.
     os.chdir(model_dir)
-    inherited = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(model_dir), inherited]))
+    if load.archive_code:
+        inherited = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(model_dir), inherited]))
     manifest = _manifest(model_dir)
     context = Context(
         load.model_name,
@@ -126,7 +127,7 @@ def _load(load: Load, link: Link) -> Service:
         Metrics(load.model_name),
         _model_config(model_dir, manifest),
     )
-    entry_point = wrap(load.envelope, load_entry_point(load.handler, model_dir, context))
+    entry_point = wrap(load.envelope, _entry_point(load, model_dir, context))
     return Service(
         entry_point,
         context,
@@ -134,6 +135,12 @@ def _load(load: Load, link: Link) -> Service:
         name_content_types=load.name_content_types,
         emit=link.send,
     )
+
+
+def _entry_point(load: Load, model_dir: Path, context: Context) -> EntryPoint:
+    if load.archive_code:
+        return load_entry_point(load.handler, model_dir, context)
+    return load_built_in(load.handler, model_dir, context)
 
 
 def _manifest(model_dir: Path) -> dict[str, Any] | None:

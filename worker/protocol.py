@@ -102,6 +102,7 @@ class Load:
     decode_input_request: bool = True
     name_content_types: bool = False
     envelope: str | None = None
+    archive_code: bool = True
 
 
 @dataclass(slots=True)

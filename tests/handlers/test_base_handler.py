@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from flambeau.handlers.base import BaseHandler
 from flambeau.worker.context import Context
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 DOUBLE = """
 import torch
+from safetensors.torch import save_file
 class Scale(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -348,3 +350,55 @@ def test_compile_settings_are_not_silently_ignored(
     (tmp_path / "net.py").write_text(DOUBLE)
     loaded(make_context({"pt2": {"compile": {"enable": True}}}, modelFile="net.py"))
     assert "pt2" in caplog.text
+
+
+def test_weights_may_be_safetensors(tmp_path: Path, make_context: Callable[..., Context]) -> None:
+    (tmp_path / "net.py").write_text(DOUBLE)
+    save_file(Scale().state_dict(), tmp_path / "net.safetensors")
+    context = make_context(modelFile="net.py", serializedFile="net.safetensors")
+    assert loaded(context).handle([[1.0]], context) == [[3.0]]
+    (tmp_path / "net.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(RuntimeError, match=r"net\.safetensors is not in the format safetensors"):
+        loaded(context)
+
+
+def test_safetensors_alone_are_no_model(
+    tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    save_file(Scale().state_dict(), tmp_path / "net.safetensors")
+    with pytest.raises(RuntimeError, match=r"holds weights only.*architecture: NAME"):
+        loaded(make_context(serializedFile="net.safetensors"))
+
+
+def named(**section: Any) -> dict[str, Any]:
+    return {"handler": section}
+
+
+def test_an_architecture_by_name_needs_no_code(
+    tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    models = pytest.importorskip("torchvision.models")
+    model = models.get_model("squeezenet1_1", num_classes=3)
+    save_file(model.state_dict(), tmp_path / "net.safetensors")
+    config = named(architecture="squeezenet1_1", architecture_options={"num_classes": 3})
+    handler = loaded(make_context(config, serializedFile="net.safetensors"))
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.equal(handler.inference(image), model.eval()(image))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (named(architecture="os.system"), "torchvision has no classification model 'os.system'"),
+        (named(architecture=7), "must be a name"),
+        (named(architecture="alexnet", architecture_options=[1]), "must map names"),
+        (named(architecture="alexnet", architecture_options={"weights": "DEFAULT"}), "weights is"),
+        (named(architecture="alexnet", architecture_options={"wings": 2}), "do not fit alexnet"),
+    ],
+)
+def test_what_is_no_architecture_is_refused(
+    make_context: Callable[..., Context], config: dict[str, Any], message: str
+) -> None:
+    pytest.importorskip("torchvision")
+    with pytest.raises(ValueError, match=message):
+        loaded(make_context(config))

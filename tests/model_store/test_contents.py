@@ -1,0 +1,177 @@
+"""What in an archive is code: found by reading, never by loading."""
+
+from __future__ import annotations
+
+import collections
+import io
+import json
+import os
+import pickle
+import warnings
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from flambeau.model_store.contents import Danger, inspect, refuse_code
+from flambeau.model_store.errors import InvalidModelError
+from flambeau.model_store.manifest import Manifest
+from flambeau.model_store.pickles import HIDDEN, UNREADABLE, beyond_tensors, imported_names
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("true",)
+
+
+def names_in(content: bytes, **options: bool) -> set[str]:
+    return imported_names(io.BytesIO(content), **options)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_a_pickle_calls_is_read_off_it(protocol: int) -> None:
+    holder = {"weights": [1, ("torch._utils", "_rebuild_tensor_v2")], "x": Evil()}
+    assert beyond_tensors(names_in(pickle.dumps(holder, protocol))) == {f"{os.name}.system"}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_plain_values_call_nothing_else(protocol: int) -> None:
+    plain = {"a": [1, 2.5, None, True], "b": {1, 2}, "c": collections.OrderedDict(d=b"e")}
+    # Before protocol 3 bytes are made from text.
+    assert beyond_tensors(names_in(pickle.dumps(plain, protocol))) == set()
+
+
+@pytest.mark.parametrize(
+    ("program", "names"),
+    [
+        # Harmless names are pushed and popped again: what is on top counts.
+        (
+            b"\x8c\x02os\x8c\x06system\x8c\x06torch.\x8c\x04Size00\x93\x8c\x01x\x85R.",
+            {"os.system"},
+        ),
+        # From the memo, under a number that was given twice.
+        (b"\x8c\x02osq\x07\x8c\x06system\x94\x8c\x05torchq\x08000h\x07h\x01\x93.", None),
+        (b"\x8c\x02os2\x8c\x06system\x93.", {"os.system"}),
+        (b"cos\nsystem\n(S'x'\ntR.", {"os.system"}),
+        (b"(S'x'\nios\nsystem\n.", {"os.system"}),
+        (b"(\x8c\x01xl\x8c\x06system\x93.", {HIDDEN}),
+        (b"\x82\x01.", {HIDDEN}),
+        (b"\x93.", {UNREADABLE}),
+        (b"(((1.", {UNREADABLE}),
+        (b"", {UNREADABLE}),
+        (b"\xff\xff", {UNREADABLE}),
+        (b"\x8c\x02os", {UNREADABLE}),
+    ],
+)
+def test_programs_that_hide_what_they_call(program: bytes, names: set[str] | None) -> None:
+    found = names_in(b"\x80\x04" + program if program[:1] not in b"c(" else program)
+    if names is None:
+        assert beyond_tensors(found)
+    else:
+        assert found == names
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_to_an_end(content: bytes) -> None:
+    names_in(content, several=True)
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text() | st.binary(max_size=5) | st.booleans(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
+        max_leaves=20,
+    ),
+    st.sampled_from(PROTOCOLS),
+)
+def test_every_honest_pickle_is_followed_to_its_end(value: Any, protocol: int) -> None:
+    assert UNREADABLE not in names_in(pickle.dumps([value, value, Evil], protocol))
+
+
+@pytest.fixture
+def model() -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)).half()
+
+
+def test_every_kind_of_file_is_told(tmp_path: Path, model: torch.nn.Module) -> None:
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    torch.save(model.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    torch.save(model, tmp_path / "whole.pt")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*torch\.jit\.script.* is deprecated")
+        torch.jit.script(model).save(str(tmp_path / "program.pt"))  # type: ignore[no-untyped-call]
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Evil()))
+    (tmp_path / "evil.txt").write_bytes(pickle.dumps(Evil()))
+    (tmp_path / "handler.py").write_text("")
+    (tmp_path / "lib.so.1").write_bytes(b"")
+    (tmp_path / "tool").write_bytes(b"\x7fELF...")
+    (tmp_path / "run").write_bytes(b"#!/bin/sh\n")
+    (tmp_path / "data.bin").write_bytes(b"\x00\x01\x02")
+    (tmp_path / "index_to_name.json").write_text("{}")
+    (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04...")
+    with zipfile.ZipFile(tmp_path / "egg.zip", "w") as egg:
+        egg.writestr("a/__init__.py", "")
+    (tmp_path / "requirements.txt").write_text("numpy")
+    (tmp_path / "model-config.yaml").write_text(
+        json.dumps({"handler": {"a": [{"trust_remote_code": True}], "weights_only": False}})
+    )
+    (tmp_path / "linked").symlink_to(tmp_path.parent)
+    manifest = Manifest("m", requirements_file="requirements.txt", config_file="model-config.yaml")
+    found = {(each.file, each.danger, each.what) for each in inspect(tmp_path, manifest)}
+    code, hidden, tensors = Danger.CODE, Danger.HIDDEN, Danger.TENSORS
+    whole = "torch.nn.modules.batchnorm.BatchNorm1d, torch.nn.modules.container.Sequential"
+    assert found == {
+        ("weights.pth", tensors, "pickled tensors"),
+        ("old.pth", tensors, "pickled tensors"),
+        ("whole.pt", hidden, f"a pickle that calls {whole}, torch.nn.modules.linear.Linear"),
+        ("program.pt", code, "a TorchScript program"),
+        ("evil.pkl", hidden, f"a pickle that calls {os.name}.system"),
+        ("evil.txt", hidden, f"a pickle that calls {os.name}.system"),
+        ("handler.py", code, "Python code"),
+        ("lib.so.1", hidden, "machine code"),
+        ("tool", hidden, "machine code"),
+        ("run", code, "a script"),
+        ("broken.zip", hidden, "a zip that cannot be read"),
+        ("egg.zip", hidden, "Python code in a zip (a/__init__.py)"),
+        ("requirements.txt", code, "Python packages that the model wants installed"),
+        ("model-config.yaml", code, "trust_remote_code: true"),
+        ("model-config.yaml", code, "weights_only: false"),
+        ("linked", hidden, "it cannot be read (Is a directory)"),
+    }
+
+
+def test_settings_labels_and_safetensors_are_no_code(
+    tmp_path: Path, model: torch.nn.Module
+) -> None:
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "index_to_name.json").write_text("{}")
+    (tmp_path / "model-config.yaml").write_text("handler: {architecture: resnet18}\n")
+    manifest = Manifest(
+        "m",
+        handler="image_classifier",
+        serialized_file="model.safetensors",
+        config_file="model-config.yaml",
+    )
+    assert inspect(tmp_path, manifest) == []
+    refuse_code(tmp_path, manifest)
+
+
+def test_a_refusal_names_what_is_code(tmp_path: Path) -> None:
+    for number in range(7):
+        (tmp_path / f"m{number}.py").write_text("")
+    with pytest.raises(InvalidModelError) as refused:
+        refuse_code(tmp_path, Manifest("m", model_file="m3.py"))
+    message = refused.value.message
+    assert "allow_archive_code=false" in message
+    assert "m3.py: the model's definition; m0.py: Python code" in message
+    assert "and 2 more" in message
