@@ -60,7 +60,7 @@ class ManagementService:
         return _json(described)
 
     async def list_models(self, request: Any, context: Any) -> Any:
-        self._caller.admit(context)
+        self._caller.admit(context).require_all_models()
         limit = request.limit if 0 < request.limit <= MAX_PAGE else MAX_PAGE
         return _json(self._registry.list_models(limit, max(0, request.next_page_token)))
 

@@ -30,7 +30,10 @@ def inference_document() -> Document:
         "version_predictions", "Predictions of one version", _predicted(), path=[_MODEL, _VERSION]
     )
     ping = _operation(
-        "ping", "Health of the server", {"200": _status("Healthy"), "500": _status("Unhealthy")}
+        "ping",
+        "Health of the server",
+        {"200": _status("Healthy"), "500": _status("Unhealthy")},
+        is_open=True,
     )
     invocation = _operation(
         "invocations",
@@ -97,11 +100,13 @@ def _probe_paths() -> Document:
     of_model = {**ready, **_errors(404)}
     known = {"200": _json("What is known of it", {"type": "object"}), **_errors(404)}
     return {
-        "/livez": {"get": _operation("livez", "The server is alive", live)},
-        "/readyz": {"get": _operation("readyz", "The server and its models are ready", ready)},
+        "/livez": {"get": _operation("livez", "The server is alive", live, is_open=True)},
+        "/readyz": {
+            "get": _operation("readyz", "The server and its models are ready", ready, is_open=True)
+        },
         "/v2": {"get": _operation("v2_server", "Metadata of the server", live)},
-        "/v2/health/live": {"get": _operation("v2_live", "As livez", live)},
-        "/v2/health/ready": {"get": _operation("v2_ready", "As readyz", ready)},
+        "/v2/health/live": {"get": _operation("v2_live", "As livez", live, is_open=True)},
+        "/v2/health/ready": {"get": _operation("v2_ready", "As readyz", ready, is_open=True)},
         "/v2/models/{model_name}": {
             "get": _operation("v2_model", "Metadata of the model", known, [_MODEL])
         },
@@ -275,9 +280,10 @@ _MODEL_LIST: Document = {
 
 def _own_paths() -> Document:
     described = {"200": _json("This document", {"type": "object"})}
+    names = {"/": ("options", "apiDescription"), "/api-description": ("get", "api-description")}
     return {
-        "/": {"options": _operation("apiDescription", "This document", described)},
-        "/api-description": {"get": _operation("api-description", "This document", described)},
+        path: {method: _operation(name, "This document", described, is_open=True)}
+        for path, (method, name) in names.items()
     }
 
 
@@ -289,6 +295,8 @@ def _document(
         "info": {"title": title, "version": version},
         "paths": paths,
         "components": _COMPONENTS,
+        # A server may ask for keys or not.
+        "security": [{}, {"key": []}],
     }
 
 
@@ -298,7 +306,10 @@ def _operation(
     responses: Document,
     path: Sequence[tuple[str, Document, str]] = (),
     query: Sequence[tuple[str, Document, str, object]] = (),
+    *,
+    is_open: bool = False,
 ) -> Document:
+    """``is_open``: nobody is asked for a key."""
     parameters = [
         {"in": "path", "name": name, "required": True, "description": text, "schema": kind}
         for name, kind, text in path
@@ -308,12 +319,13 @@ def _operation(
         parameters.append(
             {"in": "query", "name": name, "required": False, "description": text, "schema": schema}
         )
-    return {
+    operation: Document = {
         "description": description,
         "operationId": operation_id,
         "parameters": parameters,
-        "responses": responses,
+        "responses": responses if is_open else {**_errors(401, 403), **responses},
     }
+    return {**operation, "security": []} if is_open else operation
 
 
 def _each_method(operation: Document, body: Document | None = None) -> Document:
@@ -350,7 +362,8 @@ def _json(description: str, schema: Document) -> Document:
 
 _REASONS = {
     400: "The request is malformed; the message names what is wrong",
-    403: "The default version cannot be removed while others exist",
+    401: "The server asks for keys, and there is none, or one that it does not know",
+    403: "The key is good for other things; or the default version cannot be removed",
     404: "Unknown model, version or archive",
     408: "Not finished in time",
     409: "That version is registered already",
@@ -378,6 +391,9 @@ _COMPONENTS: Document = {
             f"Error{code}": _json(reason, {"$ref": "#/components/schemas/Error"})
             for code, reason in _REASONS.items()
         },
+    },
+    "securitySchemes": {
+        "key": {"type": "http", "scheme": "bearer", "description": "An API key, or a token"}
     },
     "requestBodies": {
         "Input": {

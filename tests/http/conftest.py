@@ -284,3 +284,24 @@ def make_house(request: pytest.FixtureRequest) -> Iterator[Callable[..., House]]
 @pytest.fixture
 def house(make_house: Callable[..., House]) -> House:
     return make_house()
+
+
+@pytest.fixture
+def make_client(make_house: Callable[..., House]) -> Iterator[Callable[..., Any]]:
+    """Makes clients of gRPC listeners; the library is an extra, hence the late import."""
+    from grpc_client import open_client
+
+    clients = []
+
+    def make(access: Access | None = None, **settings: object) -> Any:
+        clients.append(open_client(make_house, access, **settings))
+        return clients[-1]
+
+    yield make
+    for each in clients:
+        each.close()
+
+
+@pytest.fixture
+def client(make_client: Callable[..., Any]) -> Any:
+    return make_client(ts_open_inference_protocol=True)

@@ -2,121 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import logging
 import re
 import threading
 
 import grpc
+import grpc_client  # noqa: F401 - lets gRPC start its thread before tests count threads
 import pytest
 
-from flambeau.frontend.access import OpenAccess
-from flambeau.frontend.admission import make_access
-from flambeau.frontend.config import Config
 from flambeau.frontend.errors import (
     ConfigError,
     ConflictError,
     InferenceError,
     NoWorkerError,
 )
-from flambeau.frontend.grpc.messages import INFERENCE, MANAGEMENT, OPEN_INFERENCE, message, service
+from flambeau.frontend.grpc.messages import INFERENCE, MANAGEMENT, message
 from flambeau.frontend.grpc.server import start_grpc
 from flambeau.frontend.jobs import Outcome
 from flambeau.frontend.registry import Reply
 from flambeau.frontend.streams import BodyStream
-
-NAMES = {
-    "inference": f"{INFERENCE}.InferenceAPIsService",
-    "management": f"{MANAGEMENT}.ManagementAPIsService",
-    "open": f"{OPEN_INFERENCE}.GRPCInferenceService",
-}
-
-
-def _settle() -> None:
-    """Let gRPC start the thread and the descriptors that it keeps for as long as a process lives.
-
-    Done while tests are collected: they must not count as left behind by whichever test is first.
-    """
-
-    async def serve_once() -> None:
-        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            await channel.channel_ready()
-        # A failed attempt to listen makes gRPC keep two descriptors more.
-        with contextlib.suppress(RuntimeError):
-            second = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-            second.add_insecure_port(f"127.0.0.1:{port}")
-        await server.stop(None)
-
-    grpc.aio.init_grpc_aio()
-    asyncio.run(serve_once())
-
-
-_settle()
-
-
-class Client:
-    """Calls methods by name; requests are given as keyword arguments."""
-
-    def __init__(self, house, listeners) -> None:
-        self.house = house
-        self.listeners = listeners
-        self.channels = {
-            name.removeprefix("grpc_"): grpc.insecure_channel(url.partition("//")[2])
-            for name, url in listeners.urls.items()
-        }
-
-    def call(self, which: str, method: str, *requests: dict, metadata=(), timeout=20.0, **fields):
-        found = service(NAMES[which]).methods_by_name[method]
-        channel = self.channels["management" if which == "management" else "inference"]
-        kinds = {
-            (False, False): channel.unary_unary,
-            (False, True): channel.unary_stream,
-            (True, True): channel.stream_stream,
-        }
-        request = message(found.input_type.full_name)
-        ask = kinds[found.client_streaming, found.server_streaming](
-            f"/{NAMES[which]}/{method}",
-            request_serializer=request.SerializeToString,
-            response_deserializer=message(found.output_type.full_name).FromString,
-        )
-        given = iter([request(**each) for each in requests]) if requests else request(**fields)
-        answer = ask(given, timeout=timeout, metadata=metadata)
-        return list(answer) if found.server_streaming else answer
-
-    def refusal(self, *call, **fields) -> tuple[grpc.StatusCode, str]:
-        with pytest.raises(grpc.RpcError) as refused:
-            self.call(*call, **fields)
-        return refused.value.code(), refused.value.details()
-
-    def close(self) -> None:
-        for channel in self.channels.values():
-            channel.close()
-        self.house.run(self.listeners.close())
-
-
-@pytest.fixture
-def make_client(make_house):
-    clients = []
-
-    def make(access=OpenAccess(), **settings):  # noqa: B008 - it has no state
-        ports = {"grpc_inference_port": 0, "grpc_management_port": 0}
-        house = make_house(**ports, enable_grpc="true", access=access, **settings)
-        clients.append(Client(house, house.run(start_grpc(house.services()))))
-        return clients[-1]
-
-    yield make
-    for client in clients:
-        client.close()
-
-
-@pytest.fixture
-def client(make_client):
-    return make_client(ts_open_inference_protocol=True)
 
 
 def test_ping_says_what_http_says(client):
@@ -335,39 +240,6 @@ def test_the_model_api_may_be_off(make_client):
             f"Model API disabled\n{ARCHIVE}.ModelException",
         )
     client.call("management", "ListModels")
-
-
-@pytest.mark.parametrize("which", ["inference", "management"])
-def test_keys_are_asked_for(make_client, which):
-    client = make_client(make_access(Config(api_keys=json.dumps(ALL_KEYS))))
-    call = {
-        "inference": ("inference", "Predictions"),
-        "management": ("management", "DescribeModel"),
-    }[which]
-    right, wrong = ("asker", "manager") if which == "inference" else ("manager", "asker")
-
-    def ask(key=None):
-        metadata = () if key is None else (("authorization", f"Bearer {SECRETS[key]}"),)
-        try:
-            client.call(*call, model_name="m", metadata=metadata)
-        except grpc.RpcError as error:
-            return error.code()
-        return grpc.StatusCode.OK
-
-    assert ask() is grpc.StatusCode.UNAUTHENTICATED
-    assert ask(wrong) is grpc.StatusCode.PERMISSION_DENIED
-    assert ask(right) is grpc.StatusCode.OK
-    assert ask("elsewhere") is grpc.StatusCode.PERMISSION_DENIED
-    assert client.call("inference", "Ping").health
-
-
-SECRETS = {name: f"{name}-0123456789abcdef0123456789abcdef" for name in ("asker", "manager")}
-SECRETS["elsewhere"] = "elsewhere-0123456789abcdef0123456789abcdef"
-ALL_KEYS = [
-    {"name": "asker", "key": SECRETS["asker"], "scopes": ["infer"]},
-    {"name": "manager", "key": SECRETS["manager"], "scopes": ["manage"]},
-    {"name": "elsewhere", "key": SECRETS["elsewhere"], "scopes": ["infer"], "models": ["x"]},
-]
 
 
 def test_the_open_inference_protocols_probes(client):
