@@ -35,6 +35,7 @@ class Registration:
     startup_timeout: int | None = None
     synchronous: bool = True
     sha256: str | None = None
+    s3_sse_kms: bool = False
 
 
 def make_spec(

@@ -190,7 +190,9 @@ class Registry:
             raise BadRequestError(
                 "Model store has not been configured. Start flambeau with --model-store DIR."
             )
-        stored = await asyncio.to_thread(self._store.acquire, registration.url, registration.sha256)
+        stored = await asyncio.to_thread(
+            self._store.acquire, registration.url, registration.sha256, registration.s3_sse_kms
+        )
         try:
             record = self._make_record(registration, stored, at_startup)
             minimum, maximum = self._workers(registration, record)

@@ -13,6 +13,7 @@ import hashlib
 import http.client
 import logging
 import os
+import re
 import secrets
 import socket
 import ssl
@@ -24,13 +25,15 @@ from urllib.parse import urljoin
 
 from .allowed_urls import AllowedUrls, Url, is_public, parse_url
 from .errors import DownloadError, InvalidModelError, ModelNotFoundError, StorageError
+from .s3 import open_object, signed_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 REDIRECTS = 5
 _PIECE = 1 << 20
+_PLAIN = {"Accept-Encoding": "identity"}
 _STEP = 30.0
 """Seconds that a single step of a connection may take."""
 
@@ -64,8 +67,10 @@ class RemoteArchives:
         self._require_sha256 = require_sha256
         self._limits = limits
 
-    def fetch(self, text: str, folder: Path, sha256: str | None = None) -> Path:
+    def fetch(self, text: str, folder: Path, sha256: str | None = None, sign: bool = False) -> Path:
         """The archive in ``folder``, under the last part of the URL's path.
+
+        ``sign``: the request is signed for S3, as TorchServe's ``s3_sse_kms`` has it.
 
         Raises ModelNotFoundError for a URL that is not admitted, StorageError for a file that is
         there already, DownloadError when it cannot be had, InvalidModelError when it is not the
@@ -79,7 +84,7 @@ class RemoteArchives:
             raise StorageError(f"Model file already exists {url.name}")
         draft = folder / f".{secrets.token_hex(8)}.part"
         try:
-            self._download(url, draft, sha256)
+            self._download(url, draft, sha256, sign)
             os.link(draft, target)
         except FileExistsError:
             raise StorageError(f"Model file already exists {url.name}") from None
@@ -102,15 +107,14 @@ class RemoteArchives:
             raise ModelNotFoundError(f"Given URL {shown} does not match any allowed URL(s)")
         return url
 
-    def _download(self, url: Url, draft: Path, sha256: str | None) -> None:
+    def _download(self, url: Url, draft: Path, sha256: str | None, sign: bool) -> None:
         deadline = time.monotonic() + self._limits.seconds
         size, hasher = 0, hashlib.sha256()
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file, self._opened(url, deadline) as pieces:
+        with open(descriptor, "wb") as file, self._opened(url, deadline, sign) as pieces:
             for piece in pieces:
                 size += len(piece)
-                if size > self._limits.size:
-                    raise ValueError(f"it is longer than {self._limits.size} bytes")
+                self._refuse_longer(size)
                 if time.monotonic() > deadline:
                     raise ValueError(f"it took longer than {self._limits.seconds:g} s")
                 hasher.update(piece)
@@ -123,19 +127,22 @@ class RemoteArchives:
             )
 
     @contextlib.contextmanager
-    def _opened(self, url: Url, deadline: float) -> Iterator[Iterator[bytes]]:
+    def _opened(self, url: Url, deadline: float, sign: bool) -> Iterator[Iterator[bytes]]:
         if url.scheme == "file":
             with _local_file(url.path) as file:
                 yield iter(lambda: file.read(_PIECE), b"")
         elif url.scheme == "s3":
-            with contextlib.closing(_s3_object(url)) as body:
+            with open_object(url) as (body, length):
+                self._refuse_longer(length)
                 yield iter(lambda: body.read(_PIECE), b"")
         else:
-            with self._response(url, deadline) as response:
+            with self._response(url, deadline, _headers(url, sign)) as response:
                 yield iter(lambda: response.read(_PIECE), b"")
 
     @contextlib.contextmanager
-    def _response(self, url: Url, deadline: float) -> Iterator[http.client.HTTPResponse]:
+    def _response(
+        self, url: Url, deadline: float, headers: Mapping[str, str]
+    ) -> Iterator[http.client.HTTPResponse]:
         for _ in range(REDIRECTS + 1):
             if time.monotonic() > deadline:
                 raise ValueError(f"it took longer than {self._limits.seconds:g} s")
@@ -143,18 +150,19 @@ class RemoteArchives:
             response: http.client.HTTPResponse | None = None
             try:
                 target = f"{url.path}?{url.query}" if url.query else url.path
-                connection.request("GET", target, headers={"Accept-Encoding": "identity"})
+                connection.request("GET", target, headers={**headers, **_PLAIN})
                 response = connection.getresponse()
                 location = response.getheader("Location")
                 if response.status in (301, 302, 303, 307, 308) and location is not None:
                     query = f"?{url.query}" if url.query else ""
                     url = self._admitted(urljoin(f"{url}{query}", location))
+                    # A signature is for the place that it was made for.
+                    headers = {}
                     continue
                 if response.status != 200:
                     raise ValueError(f"the answer was {response.status}")
                 length = response.getheader("Content-Length", "0")
-                if length.isdigit() and int(length) > self._limits.size:
-                    raise ValueError(f"it is longer than {self._limits.size} bytes")
+                self._refuse_longer(int(length) if length.isdigit() else 0)
                 yield response
                 return
             finally:
@@ -163,6 +171,10 @@ class RemoteArchives:
                     response.close()
                 connection.close()
         raise ValueError(f"it leads through more than {REDIRECTS} redirects")
+
+    def _refuse_longer(self, length: int) -> None:
+        if length > self._limits.size:
+            raise ValueError(f"it is longer than {self._limits.size} bytes")
 
     def _connection(self, url: Url) -> http.client.HTTPConnection:
         address = self._address(url)
@@ -190,6 +202,15 @@ class RemoteArchives:
         return addresses[0], int(url.port or 0)
 
 
+def _headers(url: Url, sign: bool) -> dict[str, str]:
+    """Signatures are for S3 alone: the server's credentials vouch for them."""
+    if not sign:
+        return {}
+    if not re.fullmatch(r"(.+\.)?amazonaws\.com(\.cn)?", url.host):
+        raise ValueError("s3_sse_kms=true is for URLs of amazonaws.com; others have s3://")
+    return signed_headers(f"{url}?{url.query}" if url.query else str(url))
+
+
 @contextlib.contextmanager
 def _local_file(path: str) -> Iterator[Any]:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -198,19 +219,3 @@ def _local_file(path: str) -> Iterator[Any]:
         raise ValueError("it is no file")
     with open(descriptor, "rb") as file:
         yield file
-
-
-def _s3_object(url: Url) -> Any:
-    try:
-        import boto3
-        from botocore.exceptions import BotoCoreError, ClientError
-    except ImportError:
-        raise DownloadError(
-            "Models on S3 need a library: install it with pip install 'flambeau[s3]'"
-        ) from None
-    try:
-        client = boto3.client("s3")
-        return client.get_object(Bucket=url.host, Key=url.path.lstrip("/"))["Body"]
-    except (BotoCoreError, ClientError) as error:
-        # What the library says may hold addresses and names of keys.
-        raise ValueError(f"S3 refused it ({type(error).__name__})") from None

@@ -113,17 +113,19 @@ class ModelStore:
             return []
         return [name for name in names if self._is_servable(name)]
 
-    def acquire(self, url: str, sha256: str | None = None) -> StoredModel:
+    def acquire(self, url: str, sha256: str | None = None, sign: bool = False) -> StoredModel:
         """Find, unpack if need be, and check the model; the caller must release what it gets.
 
         An archive at an allowed URL is fetched into the store first; ``sha256`` is what it must
-        have. See RemoteArchives.fetch for what that raises.
+        have, ``sign`` lets the request be signed for S3. See RemoteArchives.fetch for what that
+        raises.
 
         Raises ModelNotFoundError for a url outside the store, InvalidModelError for a model that
         cannot be accepted, StorageError when the disk fails; store and cache are then unchanged.
         """
         if "://" in url and ".." not in url and self._remote is not None:
-            return self._acquire_remote(self._remote, url, sha256)
+            fetched = self._remote.fetch(url, self._root, sha256, sign)
+            return self._acquire_fetched(url, fetched)
         source = self._locate(url)
         try:
             content = "" if source.is_dir() else self._digest(source)
@@ -142,8 +144,7 @@ class ModelStore:
             reason = error.strerror or type(error).__name__
             raise StorageError(f"Failed to save model: {_printable(url)} ({reason})") from error
 
-    def _acquire_remote(self, remote: RemoteArchives, url: str, sha256: str | None) -> StoredModel:
-        fetched = remote.fetch(url, self._root, sha256)
+    def _acquire_fetched(self, url: str, fetched: Path) -> StoredModel:
         try:
             return replace(self.acquire(fetched.name), url=url, fetched=fetched)
         except BaseException:

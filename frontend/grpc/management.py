@@ -83,6 +83,7 @@ class ManagementService:
             response_timeout=_positive(request.response_timeout),
             startup_timeout=_positive(request.startup_timeout),
             synchronous=request.synchronous,
+            s3_sse_kms=request.s3_sse_kms,
         )
         reply = await self._calls.finish(self._registry.register(registration))
         return _Response(msg=reply.message)

@@ -135,6 +135,7 @@ REGISTER = (
     Parameter("startup_timeout", _count(1, unset=-1)),
     Parameter("synchronous", _truth, True),
     Parameter("sha256", _sha256),
+    Parameter("s3_sse_kms", _truth, False),
 )
 SCALE = (
     Parameter("min_worker", _count(), 1),

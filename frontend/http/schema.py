@@ -255,6 +255,7 @@ _REGISTER = [
     ("response_timeout", _INTEGER, "Seconds that a batch may take", None),
     ("startup_timeout", _INTEGER, "Seconds that a worker may take to load", None),
     ("synchronous", _BOOLEAN, "Answer when the workers are ready", True),
+    ("s3_sse_kms", _BOOLEAN, "Sign the request for the archive, for buckets with KMS", False),
     ("sha256", _STRING, "What an archive that is fetched from a URL must have", None),
 ]
 _SCALE = [

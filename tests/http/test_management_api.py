@@ -47,7 +47,10 @@ def test_registering_passes_every_parameter_on(house):
         b'{\n  "status": "Processing worker updates..."\n}\n',
     )
     assert house.registry.calls == [
-        ("register", Registration("a b.mar", "n", "h:f", "python3", 4, 50, 2, 7, 8, False))
+        (
+            "register",
+            Registration("a b.mar", "n", "h:f", "python3", 4, 50, 2, 7, 8, False, None, True),
+        )
     ]
 
 

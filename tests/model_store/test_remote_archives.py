@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import http.server
-import io
+import re
 import socket
 import sys
 import threading
-import types
 from contextlib import contextmanager
 
 import pytest
@@ -213,36 +212,52 @@ def test_a_local_file(tmp_path, mar):
     fails(tmp_path, f"{allowed}/none.mar", match="No such file")
 
 
-class FakeS3:
-    """Stands for boto3; refuses what it does not hold."""
-
-    def __init__(self, objects) -> None:
-        self.objects = objects
-        self.client_error = type("ClientError", (Exception,), {})
-
-    def install(self, monkeypatch) -> None:
-        boto3 = types.ModuleType("boto3")
-        boto3.client = lambda service: self
-        exceptions = types.ModuleType("botocore.exceptions")
-        exceptions.BotoCoreError = type("BotoCoreError", (Exception,), {})
-        exceptions.ClientError = self.client_error
-        monkeypatch.setitem(sys.modules, "boto3", boto3)
-        monkeypatch.setitem(sys.modules, "botocore", types.ModuleType("botocore"))
-        monkeypatch.setitem(sys.modules, "botocore.exceptions", exceptions)
-
-    def get_object(self, Bucket, Key):
-        if (Bucket, Key) not in self.objects:
-            raise self.client_error("AccessDenied for key AKIASECRET")
-        return {"Body": io.BytesIO(self.objects[Bucket, Key])}
-
-
-def test_an_object_of_s3(tmp_path, monkeypatch, mar):
-    FakeS3({("bucket", "prod/a.mar"): mar}).install(monkeypatch)
-    found = remote("s3://bucket/prod").fetch("s3://bucket/prod/a.mar", tmp_path)
-    assert found.read_bytes() == mar
-    fails(tmp_path, "s3://bucket/prod/none.mar", match=r"S3 refused it \(ClientError\)")
-
-
 def test_s3_without_its_library_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "boto3", None)
     fails(tmp_path, "s3://bucket/prod/a.mar", match=r"flambeau\[s3\]")
+
+
+def test_a_signed_request_goes_to_s3_and_no_further(tmp_path, monkeypatch, mar, serve):
+    """The signature is for the first place; where that redirects to, it is not shown."""
+    pytest.importorskip("botocore")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    away, _ = serve({"/b.mar": (200, {}, mar)})
+    port, seen = signing_server(mar, f"{away}/b.mar")
+    try:
+        lookup = socket.getaddrinfo
+        monkeypatch.setattr(
+            socket, "getaddrinfo", lambda host, *more, **rest: lookup("127.0.0.1", *more, **rest)
+        )
+        place = f"http://bucket.s3.amazonaws.com:{port.server_port}"
+        fetched = remote(place).fetch(f"{place}/a.mar", tmp_path, sign=True)
+        assert fetched.read_bytes() == mar
+        scope = r"AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/\d{8}/eu-west-1/s3/aws4_request, .*"
+        assert re.fullmatch(scope, seen[0])
+        remote(f"{place},{away}").fetch(f"{place}/away.mar", tmp_path, sign=True)
+        with pytest.raises(DownloadError, match=r"is for URLs of amazonaws\.com"):
+            remote(away).fetch(f"{away}/b.mar", tmp_path / "made", sign=True)
+    finally:
+        port.shutdown()
+        port.server_close()
+
+
+def signing_server(mar, away):
+    """Answers /a.mar, redirects /away.mar; notes the authorization of what it is asked."""
+    seen = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append(self.headers["Authorization"])
+            self.send_response(200 if self.path == "/a.mar" else 302)
+            self.send_header("Location", away)
+            self.end_headers()
+            self.wfile.write(mar if self.path == "/a.mar" else b"")
+
+        def log_message(self, *words):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+    return server, seen
