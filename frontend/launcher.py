@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ..worker.protocol import EXIT_CUDA_ERROR
+from ..worker.protocol import EXIT_CUDA_ERROR, REQUESTS_MARK
 from .roster import Exit, ExitReason
 
 if TYPE_CHECKING:
@@ -201,9 +201,11 @@ class LocalHandle:
 
     def _keep(self, line: bytes, level: int) -> None:
         text = line[:_LONGEST_LINE].decode(errors="replace").rstrip("\r")
+        text, _, requests = text.partition(REQUESTS_MARK)
         if level >= logging.WARNING:
             self._tail.append(text)
-        self._logger.log(level, "%s: %s", self._identity, text)
+        extra = {"request_id": requests if requests and requests.isprintable() else None}
+        self._logger.log(level, "%s: %s", self._identity, text, extra=extra)
 
 
 def classify(identity: str, code: int, was_oom: bool, tail: tuple[str, ...]) -> Exit:

@@ -55,6 +55,15 @@ def _request_in(message: str) -> str | None:
     return None if found is None else found[1]
 
 
+class TextFormatter(logging.Formatter):
+    """Lines for people; the id of a request that the message does not name stands at the end."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        text = super().formatMessage(record)
+        request = getattr(record, "request_id", None)
+        return text if request is None or request in text else f"{text} [{request}]"
+
+
 class TorchServeFormatter(logging.Formatter):
     """Times and levels as log4j has them."""
 
@@ -85,7 +94,7 @@ class Logs:
         self._added: list[tuple[logging.Logger, logging.Handler]] = []
         stream = logging.StreamHandler(sys.stderr)
         stream.setFormatter(
-            JsonFormatter() if config.log_format == "json" else logging.Formatter(_TEXT)
+            JsonFormatter() if config.log_format == "json" else TextFormatter(_TEXT)
         )
         self._add("", stream)
         logging.getLogger().setLevel(config.log_level)

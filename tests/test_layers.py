@@ -20,7 +20,7 @@ LAYERS = [
     """,
     "model_store.signatures",
     "frontend.settings",
-    "model_store.s3",
+    "model_store.s3 worker.log_lines",
     "worker.context model_store.remote model_store.model_config frontend.lifecycle frontend.jobs "
     "frontend.run_dir "
     "frontend.metric_log frontend.metrics_config "

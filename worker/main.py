@@ -23,6 +23,7 @@ from .context import Context
 from .envelopes import wrap
 from .link import Link, die_with_parent
 from .loader import EntryPoint, load_built_in, load_entry_point
+from .log_lines import RequestLines
 from .metrics import Metrics
 from .protocol import (
     EXIT_CUDA_ERROR,
@@ -191,4 +192,6 @@ def _log_to_standard_streams() -> None:
     out, err = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
     out.addFilter(lambda record: record.levelno < logging.WARNING)
     err.setLevel(logging.WARNING)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[out, err])
+    for stream in (out, err):
+        stream.setFormatter(RequestLines())
+    logging.basicConfig(level=logging.INFO, handlers=[out, err])

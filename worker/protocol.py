@@ -35,6 +35,8 @@ INLINE_LIMIT = 16 * 1024
 """Bodies up to this many bytes travel inside the header: one frame costs more than the copy."""
 
 EXIT_CUDA_ERROR = 86
+REQUESTS_MARK = "\x1f"
+"""In a worker's log line the ids of the requests that it is about come after this."""
 """Exit code of a worker that cannot go on because of its GPU."""
 
 Body = bytes | bytearray | memoryview

@@ -16,6 +16,7 @@ from inspect import isgenerator
 from typing import TYPE_CHECKING, Any
 
 from .errors import PredictionException
+from .log_lines import set_requests
 from .protocol import Answer, Body, Chunk, Part, Request, Result, Work
 from .streaming import set_emitter
 
@@ -61,6 +62,7 @@ class Service:
         headers = [self._headers(request) for request in requests]
         data = [self._row(request) for request in requests]
         self._context.begin_batch(ids, headers)
+        set_requests(ids)
         set_emitter(lambda row, item: self._give_away(work.batch_id, row, item))
         started = time.perf_counter()
         try:
@@ -76,6 +78,7 @@ class Service:
             answers = self._answers(returned, ids)
         finally:
             set_emitter(None)
+            set_requests(())
         handled = time.perf_counter() - started
         return Result(work.batch_id, handled, answers, self._samples())
 

@@ -61,6 +61,16 @@ def test_the_access_log_has_the_requests_id_as_a_field(open_logs, capsys):
     assert fields["message"] == '/127.0.0.1:9 "GET /ping HTTP/1.1" 200 1'
 
 
+def test_a_line_for_people_ends_with_the_id_of_its_request(open_logs, capsys):
+    open_logs()
+    log_access(("127.0.0.1", 9), "GET /ping HTTP/1.1", 200, 0.001, "mine")
+    logging.getLogger("flambeau.x").warning("about %s", "mine", extra={"request_id": "mine"})
+    logging.getLogger("flambeau.x").warning("about nobody")
+    lines = capsys.readouterr().err.splitlines()
+    ends = ("200 1 [mine]", "about mine", "about nobody")
+    assert all(line.endswith(end) for line, end in zip(lines, ends, strict=True))
+
+
 def test_single_loggers_have_levels_of_their_own(open_logs, capsys):
     open_logs(log_levels="flambeau.engine=ERROR")
     logging.getLogger("flambeau.engine").warning("hidden")

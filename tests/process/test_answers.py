@@ -182,6 +182,17 @@ def test_a_failure_is_logged_with_its_traceback_and_the_request_id(served: RealS
     assert "Prediction failed for request trace-this-one" in log
 
 
+def test_what_a_handler_logs_is_about_its_request(served: RealServer) -> None:
+    served.request(
+        "POST",
+        "/predictions/free",
+        "import logging; logging.getLogger('mine').info('seen\\ntwice'); return ['x']",
+        {"x-request-id": "trace-that-one"},
+    )
+    wait_for(lambda: "twice [trace-that-one]" in served.log(), 10.0, "the line in the log")
+    assert "seen [trace-that-one]" in served.log()
+
+
 def test_one_row_of_a_batch_fails_by_itself(served: RealServer) -> None:
     words = ["fine", "exception", "refusal", "memory", "set", "status"]
 
