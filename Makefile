@@ -34,8 +34,11 @@ contract-oracle: .make/test ## Ask the real TorchServe what the contract says of
 	@$(BIN)/python tests/contract/oracle.py --venv $(ORACLE_VENV)
 
 FUZZ_SECONDS ?= 30
-fuzz: .make/test ## Throw bytes at the parsers, FUZZ_SECONDS for each
+fuzz: .make/test ## Throw bytes at the parsers and requests at the APIs, FUZZ_SECONDS for each
 	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(FUZZ_SECONDS)
+	@test -x .make/schemathesis/bin/schemathesis || { $(PYTHON) -m venv .make/schemathesis && \
+		.make/schemathesis/bin/pip install --quiet --disable-pip-version-check 'schemathesis>=4'; }
+	@$(BIN)/python tests/fuzz/api.py .make/schemathesis/bin/schemathesis --seconds $(FUZZ_SECONDS)
 
 AUDIT := .make/audit/bin
 audit: .make/test ## Look for known holes in what is installed, and list it (sbom.json)

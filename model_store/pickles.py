@@ -83,7 +83,9 @@ class _Program:
     def _step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
         name = opcode.name
         if name in ("GLOBAL", "INST"):
-            self._names.add(str(argument).replace(" ", ".", 1))
+            module, *name_parts = str(argument).split(" ")
+            # pickletools joins the two with a blank; a name that has one itself is no honest name.
+            self._names.add(_dotted(module, name_parts[0] if len(name_parts) == 1 else None))
         elif name == "STACK_GLOBAL":
             self._names.add(_dotted(self._stack[-2], self._stack[-1]))
         elif name.startswith("EXT"):

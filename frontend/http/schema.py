@@ -386,7 +386,7 @@ _COMPONENTS: Document = {
     "responses": {
         "Prediction": {
             "description": "What the handler answered; its content type is the handler's",
-            "content": _BYTES,
+            "content": {"*/*": {}},
         },
         **{
             f"Error{code}": _json(reason, {"$ref": "#/components/schemas/Error"})

@@ -11,14 +11,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
+import os
+import pickle
 import random
 import sys
 import tempfile
 import time
 import traceback
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flambeau import FlambeauError
 from flambeau.frontend.errors import BadRequestError
@@ -26,6 +30,7 @@ from flambeau.frontend.http.payload import body_parts, parse_query
 from flambeau.frontend.properties import PropertiesError, parse
 from flambeau.model_store.allowed_urls import AllowedUrls, parse_url
 from flambeau.model_store.archive import unpack
+from flambeau.model_store.pickles import HIDDEN, UNREADABLE, imported_names
 from flambeau.worker.protocol import Answer, Chunk, Part, Request, Result, Work, decode, encode
 
 if TYPE_CHECKING:
@@ -79,6 +84,38 @@ def archive(data: bytes) -> None:
             raise AssertionError(f"written outside: {outside}")
 
 
+class _Recorder(pickle._Unpickler):  # type: ignore[name-defined]
+    """Follows a pickle for real, with something harmless for everything that it imports.
+
+    It is the one in Python: that in C fills memory for a number in a pickle.
+    """
+
+    names: set[str]
+
+    def find_class(self, module: str, name: str) -> Any:
+        self.names.add(f"{module}.{name}")
+        return _Harmless
+
+    def persistent_load(self, pid: Any) -> Any:
+        return _Harmless()
+
+
+class _Harmless:
+    def __init__(self, *arguments: object) -> None:
+        pass
+
+
+def pickles(data: bytes) -> None:
+    """What Python itself would import must be seen, unless the program counts as unreadable."""
+    names = imported_names(io.BytesIO(data))
+    recorder = _Recorder(io.BytesIO(data))
+    recorder.names = set()
+    with contextlib.suppress(Exception):
+        recorder.load()
+    if not recorder.names <= names and not names & {UNREADABLE, HIDDEN}:
+        raise AssertionError(f"overlooked {recorder.names - names}")
+
+
 def _zip() -> bytes:
     with tempfile.TemporaryFile() as file:
         with zipfile.ZipFile(file, "w") as made:
@@ -92,6 +129,12 @@ def _frames(message: object) -> bytes:
     return b"\xfe\xfe".join(bytes(frame) for frame in encode(message))  # type: ignore[arg-type]
 
 
+class _Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("true",)
+
+
+_EVIL = [_Evil(), "torch", "Size", ("a", {"b": [1, 2.5]}), _Evil(), {3}, OrderedDict(x=b"y")]
 TARGETS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
     "payload": (payload, [FORM, MULTIPART]),
     "wire": (
@@ -105,6 +148,7 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
     "properties": (properties, [b"a=1\\\n 2\n#c\nb : \\u0041\n"]),
     "urls": (urls, [b"https://models.example.com/team/a.mar", b"s3://bucket/prod/a.mar"]),
     "archive": (archive, [_zip()]),
+    "pickles": (pickles, [pickle.dumps(_EVIL, protocol) for protocol in range(6)]),
 }
 
 

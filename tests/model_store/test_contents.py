@@ -65,6 +65,7 @@ def test_plain_values_call_nothing_else(protocol: int) -> None:
         (b"(S'x'\nios\nsystem\n.", {"os.system"}),
         (b"(\x8c\x01xl\x8c\x06system\x93.", {HIDDEN}),
         (b"\x82\x01.", {HIDDEN}),
+        (b"co s\nsystem\n.", {HIDDEN}),
         (b"\x93.", {UNREADABLE}),
         (b"(((1.", {UNREADABLE}),
         (b"", {UNREADABLE}),
