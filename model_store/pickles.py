@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import pickletools
 import re
-from typing import IO, Any
+from collections import deque
+from typing import IO, Any, cast
 
 UNREADABLE = "an unreadable program"
 HIDDEN = "a name that is computed"
@@ -64,14 +65,15 @@ class _Program:
     """One pickle, followed with a stack of texts: ``None`` is anything that is no text."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+        self._file = _Tap(file)
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         self._names: set[str] = set()
 
     def names(self) -> set[str]:
         try:
-            for count, (opcode, argument, _) in enumerate(pickletools.genops(self._file)):
+            program = pickletools.genops(cast("IO[bytes]", self._file))
+            for count, (opcode, argument, _) in enumerate(program):
                 if count > MAX_OPCODES:
                     raise ValueError("too long")
                 self._step(opcode, argument)
@@ -83,9 +85,9 @@ class _Program:
     def _step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
         name = opcode.name
         if name in ("GLOBAL", "INST"):
-            module, *name_parts = str(argument).split(" ")
-            # pickletools joins the two with a blank; a name that has one itself is no honest name.
-            self._names.add(_dotted(module, name_parts[0] if len(name_parts) == 1 else None))
+            # pickletools reads escapes where Python reads none, so its argument may be wrong.
+            module, imported = (line[:-1].decode(errors="replace") for line in self._file.lines)
+            self._names.add(_dotted(module, imported))
         elif name == "STACK_GLOBAL":
             self._names.add(_dotted(self._stack[-2], self._stack[-1]))
         elif name.startswith("EXT"):
@@ -127,6 +129,19 @@ class _Program:
             self._stack.extend(
                 _MARK if each is pickletools.markobject else None for each in opcode.stack_after
             )
+
+
+class _Tap:
+    """A file that remembers the last two lines that were read from it, as they are."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.read = file.read
+        self._readline = file.readline
+        self.lines: deque[bytes] = deque(maxlen=2)
+
+    def readline(self) -> bytes:
+        self.lines.append(self._readline())
+        return self.lines[-1]
 
 
 def _dotted(module: Any, name: Any) -> str:

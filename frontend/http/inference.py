@@ -83,9 +83,12 @@ class InferenceAPI:
             case ["v1", "models", call] if ":predict" in call or ":explain" in call:
                 # As in TorchServe, whatever follows the verb does not matter.
                 model, _, verb = call.partition(":")
-                return await self._kserve(request, request_id, model, verb.startswith("explain"))
+                explain = verb.startswith("explain")
+                return await self._kserve(request, request_id, model, None, explain)
             case ["v2", "models", model, "infer" | "explain" as verb]:
-                return await self._kserve(request, request_id, model, verb == "explain")
+                return await self._kserve(request, request_id, model, None, verb == "explain")
+            case ["v2", "models", model, "versions", version, "infer" | "explain" as verb]:
+                return await self._kserve(request, request_id, model, version, verb == "explain")
             case []:
                 if request.method != "OPTIONS":
                     raise MethodNotAllowedError
@@ -124,13 +127,19 @@ class InferenceAPI:
         return await self._predict(request, request_id, model, version, added)
 
     async def _kserve(
-        self, request: web.BaseRequest, request_id: str, model: str, explain: bool
+        self,
+        request: web.BaseRequest,
+        request_id: str,
+        model: str,
+        version: str | None,
+        explain: bool,
     ) -> web.StreamResponse:
-        """KServe's calls name no version; what the body means is up to the service envelope."""
+        """KServe's calls; what the body means is up to the service envelope."""
         if request.method == "OPTIONS":
-            return self._describe(model, None)
+            return self._describe(model, version)
 
-        return await self._predict(request, request_id, model, None, {"explain": str(explain)})
+        added = {"explain": str(explain)}
+        return await self._predict(request, request_id, model, version, added)
 
     async def _legacy(
         self, request: web.BaseRequest, request_id: str, model: str, version: str | None

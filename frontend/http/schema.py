@@ -84,9 +84,14 @@ def _kserve_paths() -> Document:
         ("/v2/models/{model_name}/infer", "v2_infer", "Predictions, KServe's protocol v2"),
         ("/v2/models/{model_name}/explain", "v2_explain", "Explanations, KServe's protocol v2"),
     )
+    versions = "/v2/models/{model_name}/versions/{model_version}"
+    named = [(*call, [_MODEL]) for call in calls] + [
+        (f"{versions}/{verb}", f"v2_version_{verb}", f"As v2_{verb}", [_MODEL, _VERSION])
+        for verb in ("infer", "explain")
+    ]
     return {
-        path: {"post": {**_operation(name, text, _predicted(), [_MODEL]), "requestBody": _INPUT}}
-        for path, name, text in calls
+        path: {"post": {**_operation(name, text, _predicted(), within), "requestBody": _INPUT}}
+        for path, name, text, within in named
     }
 
 

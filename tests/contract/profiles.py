@@ -45,6 +45,7 @@ PROFILES: Mapping[str, Profile] = {
     "json": Profile({**_QUICK, "service_envelope": "json"}),
     "kserve": Profile({**_QUICK, "service_envelope": "kserve"}),
     "kservev2": Profile({**_QUICK, "service_envelope": "kservev2"}),
+    "oip": Profile({**_QUICK, "ts_open_inference_protocol": "true"}),
     "tokens": Profile(
         {**_QUICK, "disable_token_authorization": "false", "enable_model_api": "false"},
         torchserve_flags=(),

@@ -29,6 +29,7 @@ NO_CACHE = {
 TOLD = Expect(200, json=Has({"data": ANY}))
 KEPT_OPEN = "an error concerns its own request only; the connection is kept"
 LONGER = "a request line may have 8,190 bytes, not 4,096"
+OF_VERSIONS = "the protocol lets a request name a version, and so do its clients"
 PROBES = "probes that tell the truth; TorchServe has the last ones only with OIP, as constants"
 OWN_ID = "a client's own usable request id is kept, so that it can be found in the logs"
 
@@ -37,8 +38,9 @@ def ping(method: str, target: str) -> Row:
     return Row(method, target, status("Healthy"))
 
 
-def told(method: str, target: str, **fields: object) -> Row:
-    return Row(method, target, Expect(200, json=Has(fields or {"data": ANY})), body=b"x")
+def told(method: str, target: str, torchserve: Differs | None = None, **fields: object) -> Row:
+    expect = Expect(200, json=Has(fields or {"data": ANY}))
+    return Row(method, target, expect, body=b"x", torchserve=torchserve)
 
 
 CASES = (
@@ -135,7 +137,12 @@ CASES = (
         told("POST", "/v2/models/telling/explain", headers=Has({"explain": "True"})),
         Row("POST", "/v1/models/nope:predict", NO_MODEL, body=b"x"),
         Row("POST", "/v2/models/nope/infer", NO_MODEL, body=b"x"),
-        Row("POST", "/v2/models/telling/versions/1/infer", NOT_FOUND, body=b"x"),
+        told(
+            "POST",
+            "/v2/models/telling/versions/1.0/infer",
+            torchserve=Differs(OF_VERSIONS, NOT_FOUND),
+        ),
+        Row("POST", "/v2/models/telling/versions/1.0/foo", NOT_FOUND, body=b"x"),
     ),
     case(
         "the older paths predict, with query inputs",
@@ -216,6 +223,31 @@ CASES = (
                 ("/v2", Has({"name": "flambeau"})),
             )
         ),
+    ),
+    case(
+        "the open inference protocol tells the truth, too",
+        *(
+            Row("GET", target, Expect(200, json=answer), torchserve=Differs(PROBES, theirs))
+            for target, answer, theirs in (
+                ("/v2", Has({"name": "flambeau"}), Expect(200, json=Has({"name": "Torchserve"}))),
+                (
+                    "/v2/models/telling",
+                    Has({"name": "telling", "versions": ["1.0"]}),
+                    NOT_FOUND,
+                ),
+            )
+        ),
+        Row("GET", "/v2/health/live", Expect(200, json={"live": True})),
+        Row("GET", "/v2/health/ready", Expect(200, json={"ready": True})),
+        told("POST", "/v2/models/telling/infer"),
+        told(
+            "POST",
+            "/v2/models/telling/versions/1.0/infer",
+            torchserve=Differs(
+                OF_VERSIONS, Expect(501, json={"error": "Model versioning is not yet supported."})
+            ),
+        ),
+        profile="oip",
     ),
     case(
         "the API describes itself",

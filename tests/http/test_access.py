@@ -30,6 +30,8 @@ ROUTES = [
     ("inference", "GET", "/v2/models/m/versions/1.0", INFER),
     ("inference", "GET", "/v2/models/m/versions/1.0/ready", INFER),
     ("inference", "POST", "/v2/models/m/infer", INFER),
+    ("inference", "POST", "/v2/models/m/versions/1.0/infer", INFER),
+    ("inference", "POST", "/v2/models/m/versions/1.0/explain", INFER),
     ("inference", "POST", "/v2/models/m/explain", INFER),
     ("inference", "POST", "/v1/models/m:predict", INFER),
     ("inference", "POST", "/v1/models/m:explain", INFER),
