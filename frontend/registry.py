@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from .. import FlambeauError
 from ..model_store.errors import InvalidModelError
 from ..model_store.store import default_model_name
 from .describe import Record, describe_version, summarise
@@ -34,10 +33,10 @@ from .precedence import Registration, initial_workers, make_spec
 from .self_description import ask_about_itself
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from ..model_store.store import ModelStore, StoredModel
-    from .config import Config, VersionSettings
+    from .config import Config
     from .engine import Engine
     from .lifecycle import VersionKey
     from .roster import Exit, Version, VersionSpec
@@ -96,58 +95,6 @@ class Registry:
             raise UnknownVersionError(name, version)
         return (name, version)
 
-    async def load_startup_models(self) -> list[str]:
-        """Load what the configuration names; one that fails is logged and left out.
-
-        Returns a line for each archive that is not served.
-        """
-        if self._config.model_snapshot is not None:
-            return await self._restore(self._config.model_snapshot)
-        wanted = self._config.load_models
-        if self._config.loads_all_models and self._store is not None:
-            wanted = tuple((None, url) for url in self._store.archives())
-        failures = await asyncio.gather(
-            *(
-                self._load_startup_model(Registration(url, model_name=name), at_startup=True)
-                for name, url in wanted
-            )
-        )
-        return [failure for failure in failures if failure is not None]
-
-    async def _restore(self, models: Mapping[str, Mapping[str, VersionSettings]]) -> list[str]:
-        """Register what a snapshot lists, with its settings; lines for what cannot be."""
-        wanted = [
-            (name, version, settings)
-            for name, versions in models.items()
-            for version, settings in versions.items()
-        ]
-        failures = await asyncio.gather(*(self._restore_version(*each) for each in wanted))
-        for name, version, settings in wanted:
-            if settings.default_version and version in self._records.get(name, {}):
-                self._defaults[name] = version
-        return [failure for failure in failures if failure is not None]
-
-    async def _restore_version(
-        self, name: str, version: str, settings: VersionSettings
-    ) -> str | None:
-        if settings.mar_name is None:
-            return f"{name} {version}: the snapshot does not name its archive"
-        minimum = settings.min_workers or 0
-        registration = Registration(
-            settings.mar_name,
-            model_name=name,
-            batch_size=settings.batch_size,
-            max_batch_delay=settings.max_batch_delay,
-            response_timeout=settings.response_timeout,
-            startup_timeout=settings.startup_timeout,
-            initial_workers=minimum,
-        )
-        failure = await self._load_startup_model(registration)
-        maximum = max(minimum, settings.max_workers or 0)
-        if failure is None and version in self._records.get(name, {}) and maximum > minimum:
-            self._engine.scale((name, version), minimum, maximum)
-        return failure
-
     def snapshot(self) -> dict[str, dict[str, dict[str, object]]]:
         """Every version by model and version, in the form of TorchServe's snapshots."""
         return {
@@ -160,32 +107,23 @@ class Registry:
             for name, records in sorted(self._records.items())
         }
 
-    async def _load_startup_model(
-        self, registration: Registration, *, at_startup: bool = False
-    ) -> str | None:
-        url = registration.url
-        try:
-            await self._register(registration, at_startup=at_startup, keep=True)
-        except Exception as error:
-            # One archive must not keep the others from being served, whatever is wrong with it.
-            unexpected = not isinstance(error, FlambeauError)
-            logger.error("Failed to load model: %s: %s", url, error, exc_info=unexpected)
-            return f"{url}: {error}"
-        return None
-
     async def register(self, registration: Registration) -> Reply:
         """Register a version and start its initial workers.
 
         Raises a FlambeauError that says what is wrong; then nothing stays registered.
         """
-        reply = await self._register(registration, at_startup=False)
+        reply = await self._register(registration, at_startup=False, keep=False)
         self.changed()
         return reply
 
-    async def _register(
-        self, registration: Registration, *, at_startup: bool, keep: bool = False
-    ) -> Reply:
-        """``keep`` leaves a version whose workers fail registered, to be tried again."""
+    async def load(self, registration: Registration, *, at_startup: bool) -> None:
+        """Register as ``register`` does, but keep a version whose workers fail, to be tried again.
+
+        ``at_startup``: the configuration names the model, a client never did.
+        """
+        await self._register(registration, at_startup=at_startup, keep=True)
+
+    async def _register(self, registration: Registration, *, at_startup: bool, keep: bool) -> Reply:
         if self._store is None:
             raise BadRequestError(
                 "Model store has not been configured. Start flambeau with --model-store DIR."
@@ -213,7 +151,7 @@ class Registry:
             return Reply(202, "Processing worker updates...")
         failure = await self._started(record.spec, record.spec.startup_timeout + 60.0)
         if failure is not None:
-            if not (at_startup or keep):
+            if not keep:
                 await self._remove(record, timeout=0.0)
             raise _start_error(record.spec, version, failure)
         self._refuse_if_draining(record.spec.key)
@@ -315,6 +253,10 @@ class Registry:
         if offset + limit <= len(names):
             return {"nextPageToken": str(offset + limit), **page}
         return {**page}
+
+    def has(self, name: str, version: str) -> bool:
+        """That version is registered."""
+        return version in self._records.get(name, {})
 
     def versions(self, name: str) -> list[str]:
         """The registered versions of a model; raises UnknownModelError."""

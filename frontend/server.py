@@ -33,6 +33,7 @@ from .metrics_config import read_metrics_config
 from .registry import Registry
 from .runstate import remove_state, write_state
 from .snapshots import Snapshots
+from .startup import load_startup_models
 from .storage import make_model_store
 from .system_metrics import SystemMetrics
 
@@ -110,6 +111,7 @@ class Server:
         )
         self._remove_stale_sockets()
         self._engine = self._make_engine()
+        self._store = make_model_store(config)
         self._registry = self._make_registry()
         self._access = make_access(config)
         self._snapshots = Snapshots(config, self._registry) if config.snapshots else None
@@ -173,7 +175,7 @@ class Server:
             logger.info("flambeau has stopped")
 
     async def _load_models(self, listeners: Listeners) -> None:
-        failed = await self._registry.load_startup_models()
+        failed = await load_startup_models(self._registry, self._store, self._config)
         if self._life.state is ServerState.STARTING:
             self._life.move(ServerState.SERVING)
         if self._snapshots is not None and not self._stop.is_set():
@@ -250,9 +252,8 @@ class Server:
 
     def _make_registry(self) -> Registry:
         config = self._config
-        store = make_model_store(config)
         workers = config.default_workers_per_model or len(self._visible) or os.cpu_count() or 1
-        return Registry(self._engine, store, config, workers, gpu_usage, self._forget)
+        return Registry(self._engine, self._store, config, workers, gpu_usage, self._forget)
 
     def _socket_path(self) -> Path:
         return self._run_dir / f"{os.getpid()}.sock"

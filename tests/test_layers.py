@@ -41,7 +41,7 @@ LAYERS = [
     "archiver.cli worker.__main__ frontend.engine frontend.background frontend.cli_client",
     "frontend.self_description",
     "frontend.registry",
-    "frontend.snapshots",
+    "frontend.snapshots frontend.startup",
     "frontend.predictor frontend.admission",
     "frontend.http",
     "frontend.app",
