@@ -25,11 +25,12 @@ _GRACE = 15.0
 
 @dataclass(frozen=True)
 class Target:
-    """What is asked: POST ``body`` (a file) with this content type."""
+    """What is asked: POST ``body`` (a file) with this content type, and with a key if need be."""
 
     url: str
     body: Path
     content_type: str
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,13 @@ class Load:
             # wrk takes whole seconds only.
             whole = max(1, round(seconds))
             command = ["wrk", "-t1", f"-c{connections}", f"-d{whole}s", "--timeout", "10s"]
+            if target.key is not None:
+                command += ["-H", f"Authorization: Bearer {target.key}"]
             command += ["-s", str(HERE / "wrk.lua"), target.url]
             return [*command, "--", str(target.body), target.content_type]
         command = [sys.executable, str(HERE / "client.py"), target.url, str(target.body)]
-        return [*command, target.content_type, str(connections), str(seconds)]
+        key = [] if target.key is None else [target.key]
+        return [*command, target.content_type, str(connections), str(seconds), *key]
 
     @staticmethod
     def _run(command: list[str], seconds: float) -> dict[str, Any]:

@@ -49,19 +49,23 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Path, models: Mapping[str, str]) -> Iterator[Served]:
-    """Start flambeau on ``folder/store`` and wait until each model (name: archive) has a worker."""
+def serving(
+    folder: Path, models: Mapping[str, str], scheme: str = "http", **settings: object
+) -> Iterator[Served]:
+    """Start flambeau on ``folder/store`` and wait until each model (name: archive) has a worker.
+
+    ``settings`` are keys of its configuration.
+    """
     # Sockets want short paths, so theirs is not under the folder.
     with tempfile.TemporaryDirectory(prefix="fl-", ignore_cleanup_errors=True) as run_dir:
         reading, writing = os.pipe()
-        log = folder / "server.log"
-        command = _command(folder / "store", run_dir, models, writing)
+        command = _command(folder / "store", run_dir, models, writing, scheme)
         log = folder / "server.log"
         with open(reading, "rb", buffering=0) as pipe, log.open("wb") as output:
             started = time.perf_counter()
             with running(
                 command,
-                _environment(folder),
+                _environment(folder, settings),
                 cwd=folder,
                 stdout=output,
                 stderr=output,
@@ -74,16 +78,18 @@ def serving(folder: Path, models: Mapping[str, str]) -> Iterator[Served]:
                 yield Served(process.pid, addresses["inference"], addresses["management"], seconds)
 
 
-def _command(store: Path, run_dir: str, models: Mapping[str, str], ready_fd: int) -> list[object]:
+def _command(
+    store: Path, run_dir: str, models: Mapping[str, str], ready_fd: int, scheme: str
+) -> list[object]:
     named = ",".join(f"{name}={archive}" for name, archive in models.items())
     command: list[object] = [FLAMBEAU, "start", "--model-store", store, "--models", named]
     command += ["--run-dir", run_dir, "--ready-fd", ready_fd]
     for api in ("inference", "management", "metrics"):
-        command += [f"--{api}-address", "http://127.0.0.1:0"]
+        command += [f"--{api}-address", f"{scheme}://127.0.0.1:0"]
     return command
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def _environment(folder: Path, settings: Mapping[str, object]) -> dict[str, str]:
     """Nothing of the caller's own configuration; one worker for each model, one thread in it."""
     inherited = {
         name: value
@@ -97,6 +103,7 @@ def _environment(folder: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
+        **{f"FLAMBEAU_{key.upper()}": str(value) for key, value in settings.items()},
     }
 
 
