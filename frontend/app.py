@@ -134,7 +134,11 @@ async def start_listeners(services: Services) -> Listeners:
     config = services.config
     management = ManagementAPI(services.registry, config, services.access, services.changes)
     predictor = Predictor(
-        services.engine, services.registry, services.metrics, services.is_draining
+        services.engine,
+        services.registry,
+        services.metrics,
+        services.is_draining,
+        config.max_response_size,
     )
     health = HealthAPI(services.registry, services.is_draining, services.is_starting)
     inference = InferenceAPI(predictor, services.registry, config, health)

@@ -127,11 +127,14 @@ def refuse_second(config: Config) -> None:
 def _start_in_background(flags: dict[str, object], config: Config) -> None:
     from .background import start_detached
 
-    command = [sys.executable, "-m", "flambeau.frontend.cli", "start", *command_line(flags)]
     name = server_name(parse_address(config.management_address))
+    log = config.log_file or config.run_dir / "logs" / f"{name}.log"
+    command = [sys.executable, "-m", "flambeau.frontend.cli", "start", *command_line(flags)]
+    if config.log_file is None:
+        command.append(f"--log-file={log}")
     ready = start_detached(
         command,
-        config.run_dir / "logs" / f"{name}.log",
+        log,
         while_waiting=lambda: click.echo("Waiting for the models to load ...", err=True),
     )
     click.echo(f"flambeau is running (pid {ready.pid}).")

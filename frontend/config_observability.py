@@ -35,6 +35,14 @@ class ObservabilityKeys:
         "Least severity of single loggers, such as flambeau.engine=DEBUG,flambeau.model=WARNING.",
         shown="none",
     )
+    log_file: Path | None = key(
+        PATH,
+        None,
+        "File for the log in place of stderr; at 100 MB it is put aside, and five old ones are "
+        "kept.",
+        shown="none; in the run directory with --background",
+        flag="--log-file",
+    )
     log_location: Path | None = key(
         PATH,
         None,

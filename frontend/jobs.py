@@ -49,6 +49,7 @@ class Stream(Protocol):
 
     on_end: Callable[[Outcome], None] | None
     abandon: Callable[[], None]
+    longest_piece: int
 
     def __aiter__(self) -> AsyncIterator[Body]: ...
 

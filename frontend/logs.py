@@ -83,6 +83,13 @@ def _iso(record: logging.LogRecord, mark: str) -> str:
     return f"{whole}{mark}{int(record.msecs):03d}"
 
 
+class _ToThread(logging.handlers.QueueHandler):
+    """Hands records over as they are: they do not leave this process."""
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        return record
+
+
 class Logs:
     """The log of this process, from its making until ``close``.
 
@@ -92,22 +99,24 @@ class Logs:
     def __init__(self, config: Config) -> None:
         self._listeners: list[logging.handlers.QueueListener] = []
         self._added: list[tuple[logging.Logger, logging.Handler]] = []
-        stream = logging.StreamHandler(sys.stderr)
-        stream.setFormatter(
-            JsonFormatter() if config.log_format == "json" else TextFormatter(_TEXT)
-        )
-        self._add("", stream)
+        form = JsonFormatter() if config.log_format == "json" else TextFormatter(_TEXT)
         logging.getLogger().setLevel(config.log_level)
         for item in filter(None, config.log_levels.split(",")):
             name, _, level = item.partition("=")
             logging.getLogger(name.strip()).setLevel(level.strip().upper())
         try:
+            if config.log_file is None:
+                stream = logging.StreamHandler(sys.stderr)
+                stream.setFormatter(form)
+                self._add("", stream)
+            else:
+                self._open(config.log_file, "", form)
             self._open_files(config)
         except OSError as error:
             self.close()
             raise ConfigError(
-                f"log_location or metrics_location cannot be written to: {error.strerror}. "
-                "Name a folder of your own."
+                f"log_file, log_location or metrics_location cannot be written to: "
+                f"{error.strerror}. Name a place of your own."
             ) from None
 
     def close(self) -> None:
@@ -124,28 +133,29 @@ class Logs:
     def _open_files(self, config: Config) -> None:
         if config.log_location is not None:
             folder = config.log_location
-            self._open(folder / "ts_log.log", "", _TORCHSERVE)
-            self._open(folder / "model_log.log", "flambeau.model", _TORCHSERVE)
-            self._open(folder / "access_log.log", "flambeau.access", _BARE)
+            self._open(folder / "ts_log.log", "", TorchServeFormatter(_TORCHSERVE))
+            lines = TorchServeFormatter(_TORCHSERVE)
+            self._open(folder / "model_log.log", "flambeau.model", lines)
+            self._open(folder / "access_log.log", "flambeau.access", TorchServeFormatter(_BARE))
         if config.metrics_location is not None:
             folder = config.metrics_location
-            self._open(folder / "ts_metrics.log", _METRICS[0], _BARE)
-            self._open(folder / "model_metrics.log", _METRICS[1], _BARE)
+            self._open(folder / "ts_metrics.log", _METRICS[0], TorchServeFormatter(_BARE))
+            self._open(folder / "model_metrics.log", _METRICS[1], TorchServeFormatter(_BARE))
             for name in _METRICS:
                 # A file of their own is where they are looked for.
                 logging.getLogger(name).propagate = False
 
-    def _open(self, path: Path, name: str, form: str) -> None:
+    def _open(self, path: Path, name: str, form: logging.Formatter) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = logging.handlers.RotatingFileHandler(
             path, maxBytes=MAX_BYTES, backupCount=KEPT_FILES, encoding="utf-8"
         )
-        file.setFormatter(TorchServeFormatter(form))
+        file.setFormatter(form)
         lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
         listener = logging.handlers.QueueListener(lines, file)
         listener.start()
         self._listeners.append(listener)
-        self._add(name, logging.handlers.QueueHandler(lines))
+        self._add(name, _ToThread(lines))
 
     def _add(self, name: str, handler: logging.Handler) -> None:
         logger = logging.getLogger(name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .. import FlambeauError
 from .errors import DrainingError
 from .jobs import Job, Outcome
+from .streams import refuse_longer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,11 +33,13 @@ class Predictor:
         registry: Registry,
         metrics: Metrics,
         is_draining: Callable[[], bool],
+        longest_answer: int,
     ) -> None:
         self._engine = engine
         self._registry = registry
         self._metrics = metrics
         self._is_draining = is_draining
+        self._longest_answer = longest_answer
 
     def is_draining(self) -> bool:
         """The server takes no new requests."""
@@ -78,12 +81,14 @@ class Predictor:
                 time_limit=time_limit,
             )
             outcome = await self._outcome(key, job)
+            refuse_longer(len(outcome.body), self._longest_answer)
             check(outcome)
         except FlambeauError as error:
             outcome = Outcome(status=error.status, error=error)
         if outcome.stream is None:
             self._observe(key, version, outcome, started, request_id)
         else:
+            outcome.stream.longest_piece = self._longest_answer
             outcome.stream.on_end = lambda end: self._observe(
                 key, version, end, started, request_id
             )

@@ -145,8 +145,9 @@ class Server:
             raise
         if grpc is not None:
             listeners.urls.update(grpc.urls)
-        if listeners.uses_tls:
-            loop.add_signal_handler(signal.SIGHUP, listeners.reload_certificate)
+        # Whoever hangs up on a server without certificates wants it to end, and to end well.
+        hang_up = listeners.reload_certificate if listeners.uses_tls else self._signalled
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
         state = write_state(self._run_dir, listeners.urls, self._config.certificate_file)
         logger.info("flambeau %s serves, pid %d", __version__, os.getpid())
         # Scripts written for TorchServe wait for these words.

@@ -22,6 +22,16 @@ def _nothing() -> None:
     pass
 
 
+def refuse_longer(size: int, limit: int) -> None:
+    """Raise InferenceError for an answer, or a piece of one, of more than ``limit`` bytes."""
+    if size > limit:
+        raise InferenceError(
+            f"The model's answer of {size} bytes exceeds max_response_size={limit} of the server's "
+            "configuration.",
+            500,
+        )
+
+
 class BodyStream:
     """The pieces of one answer, in order; iterate over it once.
 
@@ -34,6 +44,8 @@ class BodyStream:
         self.on_end: Callable[[Outcome], None] | None = None
         self.abandon: Callable[[], None] = _nothing
         """Nobody wants the rest: to be called by whoever stops reading before the end."""
+        self.longest_piece = MAX_BACKLOG
+        """Bytes; a longer piece ends the stream with an error."""
         self._pieces: deque[Body] = deque()
         self._backlog = 0
         self._is_finished = False
@@ -78,4 +90,5 @@ class BodyStream:
             await self._news.wait()
         piece = self._pieces.popleft()
         self._backlog -= len(piece)
+        refuse_longer(len(piece), self.longest_piece)
         return piece

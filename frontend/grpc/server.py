@@ -70,7 +70,11 @@ async def start_grpc(services: Services) -> GrpcListeners:
     """Open both listeners; raises ConfigError, with none left open, if one cannot listen."""
     config, access = services.config, services.access
     predictor = Predictor(
-        services.engine, services.registry, services.metrics, services.is_draining
+        services.engine,
+        services.registry,
+        services.metrics,
+        services.is_draining,
+        config.max_response_size,
     )
     asking = Caller(access, Scope.INFER, of_inference, config.access_log)
     managing = Caller(access, Scope.MANAGE, of_management, config.access_log)

@@ -70,7 +70,6 @@ class InferenceAPI:
         self._predictor = predictor
         self._registry = registry
         self._limit = config.max_request_size
-        self._longest_answer = config.max_response_size
         self._health = health
 
     async def __call__(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
@@ -195,7 +194,7 @@ class InferenceAPI:
 
         limit = _time_limit(request)
         outcome = await self._predictor.predict(
-            request_id, model, version, read_input, self._check, limit
+            request_id, model, version, read_input, _check, limit
         )
         if outcome.stream is None:
             return _answer(outcome)
@@ -203,17 +202,6 @@ class InferenceAPI:
         return await send_stream(
             request, request_id, outcome.status, outcome.reason, headers, outcome.stream
         )
-
-    def _check(self, outcome: Outcome) -> None:
-        """Raise InferenceError if the handler has answered what cannot be sent."""
-        size = len(outcome.body)
-        if size > self._longest_answer:
-            raise InferenceError(
-                f"The model's answer of {size} bytes exceeds max_response_size="
-                f"{self._longest_answer} of the server's configuration.",
-                500,
-            )
-        _check(outcome)
 
 
 def _check(outcome: Outcome) -> None:

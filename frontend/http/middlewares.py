@@ -100,7 +100,7 @@ def _without_none(value: Any) -> Any:
     return value
 
 
-def _render_error(error: FlambeauError, identity: str) -> Answer:
+def render_error(error: FlambeauError, identity: str) -> Answer:
     """TorchServe's error envelope, and the request's id for whoever reports the error.
 
     The connection stays open: only this request has failed.
@@ -196,7 +196,7 @@ class Guard:
             early = self._admit(request)
             response = await self._route(request, identity) if early is None else early
         except FlambeauError as error:
-            response = _render_error(error, identity)
+            response = render_error(error, identity)
         except ConnectionError:
             # The client left; aiohttp closes its side.
             raise
@@ -207,7 +207,7 @@ class Guard:
             bug = FlambeauError(
                 "Internal server error. The server's log tells more by the request id."
             )
-            response = _render_error(bug, identity)
+            response = render_error(bug, identity)
         response.headers[X_REQUEST_ID] = identity
         if self._cors:
             self.add_cors(response)
@@ -223,7 +223,7 @@ class Guard:
         # it could not read one.
         request._version = HttpVersion11
         identity = _new_id()
-        response = _render_error(BadRequestError("Invalid HTTP message."), identity)
+        response = render_error(BadRequestError("Invalid HTTP message."), identity)
         response.headers[X_REQUEST_ID] = identity
         response.force_close()
         self.add_cors(response)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import HttpVersion11, hdrs, web
 
 from ... import FlambeauError
-from .middlewares import NO_CACHE, X_REQUEST_ID, add_cors
+from .middlewares import NO_CACHE, X_REQUEST_ID, add_cors, render_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,7 +55,8 @@ async def send_stream(
     """Send the pieces of ``stream`` as they come; ``status`` and headers are the first one's.
 
     When the stream breaks, so does the connection, without the end that would make what was sent
-    look complete. A client that leaves gives up the rest.
+    look complete; a client of Server-Sent Events gets the error as an event ``error`` and an end.
+    A client that leaves gives up the rest.
     """
     answer = StreamAnswer(status=status, reason=reason, headers=NO_CACHE)
     for name, value in headers:
@@ -71,9 +72,15 @@ async def send_stream(
         async for piece in stream:
             await answer.write(_event(piece) if as_events else bytes(piece))
         await answer.write_eof()
-    except FlambeauError:
+    except FlambeauError as error:
         stream.abandon()
-        _break(request)
+        if as_events:
+            rendered = render_error(error, request_id)
+            text = (rendered.text or "").rstrip()
+            await answer.write(b"event: error\n" + _event(text.encode()))
+            await answer.write_eof()
+        else:
+            _break(request)
     except BaseException:
         stream.abandon()
         raise

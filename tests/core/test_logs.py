@@ -101,6 +101,18 @@ def test_torchserves_files(open_logs, tmp_path, capsys):
     assert "QueueTime" not in capsys.readouterr().err
 
 
+def test_the_log_may_be_a_file(open_logs, tmp_path, capsys):
+    logs = open_logs(log_file=tmp_path / "new" / "server.log", log_format="json")
+    try:
+        raise ValueError("why")
+    except ValueError:
+        logging.getLogger("flambeau.x").exception("bad")
+    logs.close()
+    (line,) = (tmp_path / "new" / "server.log").read_text().splitlines()
+    assert "ValueError: why" in json.loads(line)["exception"]
+    assert capsys.readouterr().err == ""
+
+
 def test_a_folder_that_cannot_be_written_to_is_named(open_logs, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="log_location"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -194,7 +195,9 @@ def test_start_in_background_starts_the_same_server_again(
     assert flambeau("start", *flags).exit_code == 7
     (child, ready_fd), (foreground, _) = served
     assert ready_fd == 5
-    assert child == foreground
+    assert child.log_file == tmp_path / "run" / "logs" / "9.log"
+    sources = {key: where for key, where in child.sources.items() if key != "log_file"}
+    assert dataclasses.replace(child, log_file=None, sources=sources) == foreground
 
 
 SERVER = """

@@ -343,6 +343,13 @@ def test_a_request_that_is_too_long_is_refused(client):
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+def test_an_answer_that_is_too_long_is_an_error(make_client):
+    client = make_client(max_response_size=3)
+    code, details = client.refusal("inference", "Predictions", model_name="m", input={"d": b"four"})
+    assert code is INTERNAL
+    assert "of 4 bytes exceeds max_response_size=3" in details
+
+
 def test_a_port_that_is_taken_is_named(client, make_house):
     taken = int(client.listeners.urls["grpc_inference"].rpartition(":")[2])
     house = make_house(enable_grpc="true", grpc_inference_port=taken, grpc_management_port=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from flambeau.frontend.errors import InferenceError
@@ -74,6 +76,32 @@ def test_a_stream_that_breaks_has_no_end(house):
         raw = b""
     assert not raw.endswith(b"0\r\n\r\n")
     assert b"Worker died" not in raw
+
+
+def test_an_event_tells_of_an_error(house):
+    failure = InferenceError("Worker died.", 500)
+    house.engine.answer = streaming(b"one", end=Outcome(status=500, error=failure))
+    headers = {"Accept": "text/event-stream", "X-Request-Id": "mine"}
+    reply = house.ask("POST", "/predictions/m", b"hi", headers)
+    assert reply.status == 200
+    first, last = reply.body.decode().removesuffix("\n\n").split("\n\n")
+    assert first == "data: one"
+    name, *data = last.split("\n")
+    assert name == "event: error"
+    assert json.loads("".join(line.removeprefix("data: ") for line in data)) == {
+        "code": 500,
+        "type": "InternalServerException",
+        "message": "Worker died.",
+        "requestId": "mine",
+    }
+
+
+def test_a_piece_beyond_the_limit_ends_the_stream(make_house):
+    house = make_house(max_response_size=5)
+    house.engine.answer = streaming(b"short", b"too long", end=Outcome())
+    reply = house.ask("POST", "/predictions/m", b"hi", {"Accept": "text/event-stream"})
+    assert reply.body.startswith(b"data: short\n\nevent: error\n")
+    assert b"of 8 bytes exceeds max_response_size=5" in reply.body
 
 
 @pytest.mark.parametrize("given", ["", "0", "-1", "1.5", "soon", "9999999999"])

@@ -55,6 +55,13 @@ def test_sigterm_answers_what_was_accepted_and_refuses_what_comes(
     assert list((server.run_dir / "servers").iterdir()) == []
 
 
+def test_a_terminal_that_hangs_up_ends_the_server_as_sigterm_does(new_server: Make) -> None:
+    server = new_server().start()
+    server.signal(signal.SIGHUP)
+    assert server.wait() == 0
+    assert is_draining(server)
+
+
 def test_sigint_stops_an_idle_server_at_once(new_server: Make) -> None:
     server = new_server("--models=obedient", default_workers_per_model=2).start()
     started = time.monotonic()
