@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 READ_TIMEOUT = 10.0
 """Seconds that a server may take to describe itself."""
 PAGE_SIZE = 100
+CERT_HINT = " If it asks for certificates, name a file with one and its key with --cert."
 KEY_HINT = " Use --key or FLAMBEAU_API_KEY."
 
 _KEY = re.compile(r"[!-~]+")
@@ -39,7 +40,8 @@ class Server:
 
     ``cacert`` is a file with the certificates that vouch for an https server, in place of those
     that this machine trusts. ``pinned`` is the server's own certificate, by whatever name it is
-    called. ``key`` is sent with each request. Raises FlambeauError for a URL that is none, for
+    called. ``key`` is sent with each request. ``cert`` is a file with the certificate and the key
+    to show to the server. Raises FlambeauError for a URL that is none, for
     files that hold no certificate, and for a key that no header can hold.
     """
 
@@ -49,15 +51,17 @@ class Server:
         cacert: str | None = None,
         pinned: str | None = None,
         key: str | None = None,
+        cert: str | None = None,
     ) -> None:
         if key is not None and not _KEY.fullmatch(key):
             # What is wrong with it is not said by showing it.
             raise AnswerError("The key has characters that no key has, or is empty.")
         self._key = key
+        self._wants_cert = url.startswith("https:") and cert is None
         self.url = _reachable(url)
         self._base = "http://localhost" if self.url.startswith("unix:") else self.url
         self._opener = urllib.request.build_opener(
-            _KeepErrors, *_handlers(self.url, cacert, pinned)
+            _KeepErrors, *_handlers(self.url, cacert, pinned, cert)
         )
 
     def send(
@@ -87,7 +91,11 @@ class Server:
                 raise self._silent(timeout) from None
             raise self._nobody(error.reason) from None
         except (OSError, HTTPException, ValueError) as error:
-            raise UnreachableError(f"No proper answer came from {self.url}: {error!r}.") from None
+            # TLS 1.3 refuses a client after the client believes that all is well.
+            hint = CERT_HINT if self._wants_cert else ""
+            raise UnreachableError(
+                f"No proper answer came from {self.url}: {error!r}.{hint}"
+            ) from None
 
     def call(
         self,
@@ -192,16 +200,18 @@ class _UnixHandler(urllib.request.HTTPHandler):
         return self.do_open(connect, request)
 
 
-def _handlers(url: str, cacert: str | None, pinned: str | None) -> list[urllib.request.BaseHandler]:
+def _handlers(
+    url: str, cacert: str | None, pinned: str | None, cert: str | None
+) -> list[urllib.request.BaseHandler]:
     if url.startswith("unix:"):
         return [_UnixHandler(url[len("unix:") :]), urllib.request.ProxyHandler({})]
     handlers: list[urllib.request.BaseHandler] = [*_proxies(url)]
     if url.startswith("https:"):
-        handlers.append(urllib.request.HTTPSHandler(context=_trust(cacert, pinned)))
+        handlers.append(urllib.request.HTTPSHandler(context=_trust(cacert, pinned, cert)))
     return handlers
 
 
-def _trust(cacert: str | None, pinned: str | None) -> ssl.SSLContext:
+def _trust(cacert: str | None, pinned: str | None, cert: str | None) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=cacert or pinned)
     except ssl.SSLError:
@@ -212,7 +222,18 @@ def _trust(cacert: str | None, pinned: str | None) -> ssl.SSLContext:
         # A certificate in the file is trusted as it is, whoever vouches for it.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.check_hostname = pinned is None
+    if cert is not None:
+        _show(context, cert)
     return context
+
+
+def _show(context: ssl.SSLContext, cert: str) -> None:
+    try:
+        context.load_cert_chain(cert)
+    except ssl.SSLError:
+        raise AnswerError(f"{cert} holds no certificate with its private key in PEM.") from None
+    except OSError as error:
+        raise AnswerError(f"{cert} cannot be read: {error.strerror}.") from None
 
 
 def _reachable(url: str) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import click
 
 from .cli_client import KEY_HINT, AnswerError, Server, UnreachableError
-from .cli_status import MODEL_COLUMNS, key_option, model_row
+from .cli_status import MODEL_COLUMNS, cert_option, key_option, model_row
 from .table import render_table
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ WORKER_COLUMNS = ("WORKER", "PID", "STATE", "GPU", "MEMORY MIB", "RESTARTS")
 
 def _management_options(command: _Command) -> _Command:
     command = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
-    command = key_option(command)
+    command = cert_option(key_option(command))
     command = click.option(
         "--cacert", metavar="FILE", help="Certificates that vouch for an https server."
     )(command)
@@ -44,8 +44,10 @@ def _management_options(command: _Command) -> _Command:
     )(command)
 
     @functools.wraps(command)
-    def with_server(management: str, cacert: str | None, key: str | None, **options: Any) -> None:
-        command(server=Server(management, cacert, key=key), **options)
+    def with_server(
+        management: str, cacert: str | None, key: str | None, cert: str | None, **options: Any
+    ) -> None:
+        command(server=Server(management, cacert, key=key, cert=cert), **options)
 
     return with_server  # type: ignore[return-value]
 
@@ -157,6 +159,7 @@ def set_default(name: str, version: str, server: Server, as_json: bool) -> None:
 )
 @click.option("--cacert", metavar="FILE", help="Certificates that vouch for an https server.")
 @key_option
+@cert_option
 @click.pass_context
 def predict(
     ctx: click.Context,
@@ -168,6 +171,7 @@ def predict(
     url: str,
     cacert: str | None,
     key: str | None,
+    cert: str | None,
 ) -> None:
     """Send an input to MODEL and print the answer.
 
@@ -177,7 +181,7 @@ def predict(
         raise click.UsageError("Give the input: either --input FILE or --json TEXT.")
     body, guess = _read_input(str(input_file)) if json_text is None else _checked_json(json_text)
     path = "/".join(quote(part, safe="") for part in ("predictions", model, version) if part)
-    with Server(url, cacert, key=key).send(
+    with Server(url, cacert, key=key, cert=cert).send(
         "POST", f"/{path}", body=body, content_type=content_type or guess
     ) as response:
         _print_body(response)

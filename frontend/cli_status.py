@@ -35,14 +35,29 @@ def key_option(command: _Command) -> _Command:
     )(command)
 
 
+def cert_option(command: _Command) -> _Command:
+    """Adds ``--cert``, the certificate for a server that asks for one."""
+    return click.option(
+        "--cert",
+        metavar="FILE",
+        envvar="FLAMBEAU_CLIENT_CERTIFICATE",
+        show_envvar=True,
+        help="Certificate and private key (PEM) for a server with client_ca_file.",
+    )(command)
+
+
 @click.command(short_help="Show the running servers and their models.")
 @key_option
+@cert_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--run-dir", metavar="DIR", help="The run directory that the server was given.")
 @click.pass_context
-def status(ctx: click.Context, key: str | None, as_json: bool, run_dir: str | None) -> None:
+def status(
+    ctx: click.Context, key: str | None, cert: str | None, as_json: bool, run_dir: str | None
+) -> None:
     """Show the running servers, their health and their models; exit code 1 if there is none."""
-    reports = [_report(server, key) for server in running_servers(locate_run_dir(run_dir))]
+    running = running_servers(locate_run_dir(run_dir))
+    reports = [_report(server, key, cert) for server in running]
     if as_json:
         click.echo(json.dumps({"servers": reports}, indent=2))
     else:
@@ -65,7 +80,7 @@ def model_row(version: Mapping[str, Any]) -> tuple[object, ...]:
     )
 
 
-def _report(server: RunningServer, key: str | None) -> dict[str, Any]:
+def _report(server: RunningServer, key: str | None, cert: str | None) -> dict[str, Any]:
     """What is known of a server; ``error`` says why some of it is not."""
     report: dict[str, Any] = {
         "pid": server.pid,
@@ -77,7 +92,7 @@ def _report(server: RunningServer, key: str | None) -> dict[str, Any]:
     }
     try:
         inference, management = (
-            Server(server.addresses[name], pinned=server.certificate, key=key)
+            Server(server.addresses[name], pinned=server.certificate, key=key, cert=cert)
             for name in ("inference", "management")
         )
         report["health"] = _health(inference)

@@ -302,3 +302,22 @@ def test_commands_reach_an_https_server(make_house, files, tmp_path, monkeypatch
     assert run(main, asked).output == "[1]"
     assert "cannot be read" in run(main, [*list_models, "--cacert", "/none"]).output
     assert "no certificate" in run(main, [*list_models, "--cacert", str(files.key)]).output
+
+
+def test_commands_show_a_certificate_where_one_is_asked_for(
+    make_house, files, others, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    house = make_house(management_address=ANY, client_ca_file=others.authority, **files.settings)
+    client = tmp_path / "client.pem"
+    issued = others.root.issue_cert("client@example.org")
+    issued.private_key_and_cert_chain_pem.write_to_path(client)
+    run = CliRunner().invoke
+    asked = ["models", "list", "--json", "--cacert", str(files.authority)]
+    asked += ["--management", house.listeners.urls["management"]]
+    assert "--cert" in run(main, asked).output
+    listed = run(main, [*asked, "--cert", str(client)])
+    assert [each["modelName"] for each in json.loads(listed.output)["models"]] == ["m"]
+    monkeypatch.setenv("FLAMBEAU_CLIENT_CERTIFICATE", str(files.chain))
+    assert "with its private key" in run(main, asked).output
+    assert "cannot be read" in run(main, [*asked, "--cert", "/none"]).output
