@@ -58,7 +58,15 @@ NOT_RESTORED = frozenset(
 """Keys that a snapshot does not bring back: protection that was off once does not stay off, and
 the interpreter of a TorchServe that wrote the file is not ours."""
 
-_OTHER_VARIABLES = frozenset({"TS_CONFIG_FILE", "FLAMBEAU_MANAGEMENT", "FLAMBEAU_API_KEY"})
+OTHER_VARIABLES = frozenset(
+    {
+        "TS_CONFIG_FILE",
+        "FLAMBEAU_MANAGEMENT",
+        "FLAMBEAU_API_KEY",
+        "FLAMBEAU_CLIENT_CERTIFICATE",
+    }
+)
+"""Variables that are no key of the configuration."""
 _PREFIXES = ("TS_", "FLAMBEAU_")
 
 
@@ -165,7 +173,7 @@ def _read_environ(
     settings: Mapping[str, Setting], environ: Mapping[str, str], warnings: list[str]
 ) -> dict[str, Raw]:
     found: dict[str, Raw] = {}
-    known = set(_OTHER_VARIABLES)
+    known = set(OTHER_VARIABLES)
     for key, setting in settings.items():
         known.update(setting.variables)
         for variable in setting.variables:

@@ -21,7 +21,7 @@ from test_layers import LAYERS, MODULES
 
 from flambeau.frontend.cli import main
 from flambeau.frontend.config import SETTINGS
-from flambeau.frontend.config_sources import INEFFECTIVE
+from flambeau.frontend.config_sources import INEFFECTIVE, OTHER_VARIABLES
 from flambeau.frontend.jobs import JOB_TRANSITIONS
 from flambeau.frontend.lifecycle import (
     SERVER_TRANSITIONS,
@@ -205,7 +205,7 @@ def test_commands_in_examples_exist_with_their_options(name):
 @pytest.mark.parametrize("name", PAGES)
 def test_variables_in_the_text_are_known(name):
     known = {variable for setting in SETTINGS.values() for variable in setting.variables}
-    known |= {"TS_CONFIG_FILE", "FLAMBEAU_MANAGEMENT", "FLAMBEAU_API_KEY"}
+    known |= OTHER_VARIABLES
     written = set(re.findall(r"\b(?:TS|FLAMBEAU)_[A-Z_]+[A-Z]\b", page(name)))
     assert written <= known
 
