@@ -36,6 +36,10 @@ contract-oracle: .make/test ## Ask the real TorchServe what the contract says of
 FUZZ_SECONDS ?= 30
 fuzz: .make/test ## Throw bytes at the parsers and requests at the APIs, FUZZ_SECONDS for each
 	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(FUZZ_SECONDS)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP_INSTALL) atheris || \
+		echo "atheris cannot be had for this Python: nothing is led by coverage"
+	@! $(BIN)/python -c 'import atheris' 2>/dev/null || \
+		$(BIN)/python tests/fuzz/fuzz.py --atheris --seconds $(FUZZ_SECONDS)
 	@test -x .make/schemathesis/bin/schemathesis || { $(PYTHON) -m venv .make/schemathesis && \
 		.make/schemathesis/bin/pip install --quiet --disable-pip-version-check 'schemathesis>=4'; }
 	@$(BIN)/python tests/fuzz/api.py .make/schemathesis/bin/schemathesis --seconds $(FUZZ_SECONDS)

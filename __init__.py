@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 __version__ = "0.1.0"
 
-__all__ = ["FlambeauError", "__version__"]
+__all__ = ["FlambeauError", "__version__", "without_folders"]
+
+_ABSOLUTE_FOLDER = re.compile(r"(?<![\w./-])/(?!/)(?:[^\s'\":,;()\[\]/]+/)+")
 
 
 class FlambeauError(Exception):
@@ -25,3 +29,10 @@ class FlambeauError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+
+def without_folders(text: str) -> str:
+    """``text`` with absolute paths cut down to their last part: for words that others have written
+    and clients see. The folders of a server are none of their business, names of files are.
+    """
+    return _ABSOLUTE_FOLDER.sub("", text)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import without_folders
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -124,7 +126,7 @@ def _exit(exit: Exit, now: float) -> dict[str, object]:
         "reason": exit.reason.value,
         "message": exit.message,
         "time": _wall_clock(exit.at, now),
-        "tail": list(exit.tail),
+        "tail": [without_folders(line) for line in exit.tail],
     }
     if exit.code is not None:
         fields["exitCode"] = exit.code

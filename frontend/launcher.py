@@ -73,7 +73,6 @@ class LocalLauncher:
     ) -> None:
         hidden = re.compile(blacklist) if blacklist else None
         self._python = python
-        self._run_dir = run_dir
         self._environ = {
             name: value
             for name, value in environ.items()
@@ -127,7 +126,8 @@ class LocalLauncher:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=out,
             stderr=err,
-            cwd=self._run_dir,
+            # Python looks for modules in this folder first: it must be one that nobody writes to.
+            cwd="/",
             env=environ,
             pass_fds=(self._read_end,),
             start_new_session=True,

@@ -14,7 +14,10 @@ from typing import IO, Any, cast
 
 UNREADABLE = "an unreadable program"
 HIDDEN = "a name that is computed"
-MAX_OPCODES = 5_000_000
+TORCH_MAGIC = 0x1950A86A20F9469CFC6C
+TORCH_PICKLES = 5
+MOST_PICKLES = 16
+_LONGEST_LINE = 1 << 20
 
 # The rebuilding of tensors, as torch.save writes it: what torch.load(weights_only=True) admits.
 _TENSORS = re.compile(
@@ -39,43 +42,65 @@ _FETCHES = {"GET", "BINGET", "LONG_BINGET"}
 _MARK = object()
 
 
+class Budget:
+    """What looking at one archive may cost: opcodes that are followed, bytes that are read."""
+
+    def __init__(self, opcodes: int = 2_000_000, size: int = 512 << 20) -> None:
+        self._opcodes = opcodes
+        self._size = size
+
+    def spend(self, opcodes: int = 0, size: int = 0) -> None:
+        """Raises ValueError when there is no more to spend."""
+        self._opcodes -= opcodes
+        self._size -= size
+        if self._opcodes < 0 or self._size < 0:
+            raise ValueError("too much to look through")
+
+
 def beyond_tensors(names: set[str]) -> set[str]:
     """Those of ``names`` that a state dict does not need."""
     return {name for name in names if not _TENSORS.fullmatch(name)}
 
 
-def imported_names(file: IO[bytes], *, several: bool = False) -> set[str]:
-    """The ``module.name``s that the pickle in ``file`` imports.
+def imported_names(file: IO[bytes], budget: Budget | None = None) -> set[str]:
+    """The ``module.name``s that the pickle in ``file`` imports, and those of pickles behind it.
 
-    ``several``: another pickle may follow, as in the files of old versions of torch; what follows
-    the last one is not looked at. ``UNREADABLE`` and ``HIDDEN`` stand for names that cannot be
-    told.
+    Files of old versions of torch hold five pickles and then raw numbers, which may look like more.
+    ``UNREADABLE`` and ``HIDDEN`` stand for names that cannot be told.
     """
-    names = _Program(file).names()
-    while several and UNREADABLE not in names and file.read(1) == b"\x80":
+    budget = budget or Budget()
+    first = _Program(file, budget)
+    names = first.names()
+    certain = TORCH_PICKLES if first.value == TORCH_MAGIC else 1
+    for number in range(1, MOST_PICKLES):
+        if UNREADABLE in names or not file.read(1):
+            break
         file.seek(-1, io.SEEK_CUR)
-        more = _Program(file).names()
-        # Raw numbers follow, which may begin like a pickle.
-        names |= more - {UNREADABLE}
-        several = UNREADABLE not in more
+        found = _Program(file, budget).names()
+        # Whatever runs before the unreadable part has run.
+        names |= found if number < certain else found - {UNREADABLE}
+        if UNREADABLE in found:
+            break
     return names
 
 
 class _Program:
     """One pickle, followed with a stack of texts: ``None`` is anything that is no text."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = _Tap(file)
+    def __init__(self, file: IO[bytes], budget: Budget) -> None:
+        self._file = _Tap(file, budget)
+        self._budget = budget
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         self._names: set[str] = set()
+        self.value: Any = None
+        """What the last number was: old files of torch begin with a magic one."""
 
     def names(self) -> set[str]:
         try:
             program = pickletools.genops(cast("IO[bytes]", self._file))
-            for count, (opcode, argument, _) in enumerate(program):
-                if count > MAX_OPCODES:
-                    raise ValueError("too long")
+            for opcode, argument, _ in program:
+                self._budget.spend(opcodes=1)
                 self._step(opcode, argument)
         except Exception:
             # pickletools raises whatever comes to its mind; the machine runs out of its stack.
@@ -84,6 +109,8 @@ class _Program:
 
     def _step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
         name = opcode.name
+        if name.startswith("LONG") and isinstance(argument, int):
+            self.value = argument
         if name in ("GLOBAL", "INST"):
             # pickletools reads escapes where Python reads none, so its argument may be wrong.
             module, imported = (line[:-1].decode(errors="replace") for line in self._file.lines)
@@ -134,13 +161,19 @@ class _Program:
 class _Tap:
     """A file that remembers the last two lines that were read from it, as they are."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.read = file.read
-        self._readline = file.readline
+    def __init__(self, file: IO[bytes], budget: Budget) -> None:
+        self._file = file
+        self._budget = budget
         self.lines: deque[bytes] = deque(maxlen=2)
 
+    def read(self, size: int) -> bytes:
+        # Before it is read: a few bytes may announce gigabytes.
+        self._budget.spend(size=max(0, size))
+        return self._file.read(size)
+
     def readline(self) -> bytes:
-        self.lines.append(self._readline())
+        self.lines.append(self._file.readline(_LONGEST_LINE))
+        self._budget.spend(size=len(self.lines[-1]))
         return self.lines[-1]
 
 

@@ -12,9 +12,11 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import os
 import re
+import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from .errors import InvalidModelError, StorageError
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 MAX_LIST_BYTES = 4 << 20
 _MAX_SIGNATURE_BYTES = 64 << 10
-_LISTED = re.compile(r"([0-9A-Fa-f]{64})(?:\s+\S.*)?")
+_LISTED = re.compile(r"([0-9A-Fa-f]{64})(?: [ *].*)?", re.DOTALL)
 _CHUNK = 1 << 20
 
 
@@ -79,54 +81,78 @@ class Signatures:
     def __init__(
         self, keys: Sequence[PublicKey], listing: Path | None, verify: Verify | None
     ) -> None:
-        self._keys = {key.id: key for key in keys}
+        self._keys = tuple(keys)
         self._listing = listing
         self._verify = verify
 
-    def require(self, source: Path, content: str) -> None:
-        """Raises InvalidModelError unless the archive ``source`` is trusted.
+    def copy_trusted(self, source: Path, target: Path) -> str:
+        """Copy the archive ``source`` to ``target`` if it is trusted; its SHA-256.
 
-        ``content`` is its SHA-256, by which what is unpacked later is held to be the same.
-        StorageError when the list cannot be read, OSError when the archive cannot.
+        What is checked is the copy. Who may write to the model store can swap files, folders and
+        bytes while they are read; nobody else may write to where ``target`` is.
+        Raises InvalidModelError for an archive that is not trusted, StorageError when the list
+        cannot be read, OSError when the disk fails; there may be a part of a copy then.
         """
-        if source.is_dir():
-            raise InvalidModelError(
-                f"{source.name} is a folder, which nobody can sign (require_signed=true). "
-                "Package it as an archive."
-            )
-        if self._listing is not None and content in _listed(self._listing):
-            return
+        sha, blake = _copy(source, target)
+        if self._listing is not None and sha in _listed(self._listing):
+            return sha
         refusal = f"{source.name} is refused (require_signed=true): "
         if not self._keys or self._verify is None:
             raise InvalidModelError(refusal + "its SHA-256 is not in trusted_archives.")
         try:
-            reason = self._why_not(source, content, self._verify)
+            reason = self._why_not(source, blake, self._verify)
         except ValueError as error:
             reason = f"its signature cannot be read: {error}"
         if reason is not None:
             raise InvalidModelError(f"{refusal}{reason}.")
+        return sha
 
-    def _why_not(self, source: Path, content: str, verify: Verify) -> str | None:
+    def _why_not(self, source: Path, blake: bytes, verify: Verify) -> str | None:
         path = source.with_name(f"{source.name}.minisig")
         try:
-            with path.open("rb") as file:
+            with _opened(path) as file:
                 signature = _Signature.parse(file.read(_MAX_SIGNATURE_BYTES))
         except FileNotFoundError:
             return f"there is no {path.name} beside it"
-        key = self._keys.get(signature.key_id)
-        if key is None:
+        keys = [key for key in self._keys if key.id == signature.key_id]
+        if not keys:
             return "it is signed with a key that is not one of trusted_keys"
         if signature.algorithm != b"ED":
             return "its signature is of an old kind; sign it with minisign -S -H"
-        sha, blake = _hashes(source)
-        if sha != content:
-            return "it changed while it was being read"
-        if not verify(key.public, signature.signature, blake):
+        signer = next((k for k in keys if verify(k.public, signature.signature, blake)), None)
+        if signer is None:
             return "its signature is not that of its content"
         signed = signature.signature + signature.trusted_comment
-        if not verify(key.public, signature.comment_signature, signed):
+        if not verify(signer.public, signature.comment_signature, signed):
             return "the comment of its signature is not the signed one"
         return None
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """A regular file, open for reading; raises ValueError for anything else."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError("it is no file")
+    return open(descriptor, "rb")
+
+
+def _copy(source: Path, target: Path) -> tuple[str, bytes]:
+    """SHA-256 and BLAKE2b-512 of what was copied."""
+    sha, blake = hashlib.sha256(), hashlib.blake2b()
+    try:
+        reading = _opened(source)
+    except ValueError:
+        raise InvalidModelError(
+            f"{source.name} is a folder, which nobody can sign (require_signed=true). "
+            "Package it as an archive."
+        ) from None
+    with reading, target.open("xb") as writing:
+        while chunk := reading.read(_CHUNK):
+            sha.update(chunk)
+            blake.update(chunk)
+            writing.write(chunk)
+    return sha.hexdigest(), blake.digest()
 
 
 def _listed(listing: Path) -> set[str]:
@@ -137,17 +163,9 @@ def _listed(listing: Path) -> set[str]:
         raise StorageError(
             "The file trusted_archives cannot be read; make it one that sha256sum wrote."
         ) from None
-    matches = (_LISTED.fullmatch(line.strip()) for line in text.splitlines())
+    # A name may hold what splitlines takes for the end of a line; sha256sum escapes only \n and \r.
+    matches = (_LISTED.fullmatch(line.rstrip("\r")) for line in text.split("\n"))
     return {match[1].lower() for match in matches if match is not None}
-
-
-def _hashes(source: Path) -> tuple[str, bytes]:
-    sha, blake = hashlib.sha256(), hashlib.blake2b()
-    with source.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            sha.update(chunk)
-            blake.update(chunk)
-    return sha.hexdigest(), blake.digest()
 
 
 def _decode(text: str, size: int) -> bytes:

@@ -14,7 +14,9 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 import threading
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("flambeau.model_store")
 
 _ARCHIVE_SUFFIXES = (".mar", ".model", ".tar.gz")
+_COPY, _COPY_AGE = "signed-", 86_400.0
+"""Copies of signed archives are there for minutes; one of a process that was killed is older."""
 _LEFTOVER = re.compile(r"\.?([0-9a-f]{64})\.(?:lock|.*tmp)")
 
 
@@ -128,21 +132,34 @@ class ModelStore:
             return self._acquire_fetched(url, fetched)
         source = self._locate(url)
         try:
-            content = "" if source.is_dir() else self._digest(source)
             if self._signatures is not None:
-                self._signatures.require(source, content)
+                return self._acquire_signed(self._signatures, url, source)
             if source.is_dir():
                 model_dir = self._descend(source, url)
                 return self._describe(url, digest(model_dir), model_dir)
-            model_dir = self._add_reference(content, source)
-            try:
-                return self._describe(url, content, model_dir)
-            except BaseException:
-                self._drop_reference(content)
-                raise
+            return self._acquire_archive(url, source, self._digest(source))
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise StorageError(f"Failed to save model: {_printable(url)} ({reason})") from error
+
+    def _acquire_archive(self, url: str, source: Path, content: str) -> StoredModel:
+        model_dir = self._add_reference(content, source)
+        try:
+            return self._describe(url, content, model_dir)
+        except BaseException:
+            self._drop_reference(content)
+            raise
+
+    def _acquire_signed(self, signatures: Signatures, url: str, source: Path) -> StoredModel:
+        """Work on a copy that nobody else can write to: what is checked is what is unpacked."""
+        with tempfile.TemporaryDirectory(prefix=_COPY, dir=self._cache_dir) as folder:
+            copy = Path(folder, source.name)
+            content = signatures.copy_trusted(source, copy)
+            self._digests[_file_state(copy)] = content
+            try:
+                return self._acquire_archive(url, copy, content)
+            finally:
+                self._digests.pop(_file_state(copy), None)
 
     def _acquire_fetched(self, url: str, fetched: Path) -> StoredModel:
         try:
@@ -229,6 +246,12 @@ class ModelStore:
                 if not (path.is_relative_to(model_dir) or path.is_relative_to(self._root)):
                     raise InvalidModelError(f"{name} is a link that leads out of the model store.")
         if not self._allow_code:
+            if model_dir.parent != self._cache_dir:
+                # What is checked now could be another tomorrow, when a worker starts.
+                raise InvalidModelError(
+                    f"{_printable(url)} is a folder, and this server runs no code of archives "
+                    "(allow_archive_code=false). Package it as an archive."
+                )
             refuse_code(model_dir, manifest)
         config, warnings = load_model_config(model_dir, manifest)
         return StoredModel(url, content, model_dir, manifest, config, warnings)
@@ -344,6 +367,8 @@ class ModelStore:
     def _remove_leftovers(self) -> None:
         """Remove what processes that died left unfinished; what lives holds its lock."""
         for path in sorted(self._cache_dir.iterdir()):
+            if path.name.startswith(_COPY) and path.stat().st_mtime < time.time() - _COPY_AGE:
+                shutil.rmtree(path, ignore_errors=True)
             match = _LEFTOVER.fullmatch(path.name)
             if match is None:
                 continue

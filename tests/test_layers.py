@@ -18,7 +18,7 @@ LAYERS = [
     frontend.errors frontend.properties frontend.table
     frontend.handler_metrics frontend.access_log frontend.shielded
     """,
-    "model_store.signatures",
+    "model_store.signatures model_store.file_kinds",
     "frontend.settings",
     "model_store.s3 worker.log_lines",
     "worker.context model_store.remote model_store.model_config frontend.lifecycle frontend.jobs "

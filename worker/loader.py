@@ -10,12 +10,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
-import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import FlambeauError
+from .. import FlambeauError, without_folders
 from .modules import has_module, import_module, list_classes_from_module, module_names, put_first
 
 if TYPE_CHECKING:
@@ -44,7 +43,6 @@ _NOT_YET = frozenset(
         "vllm_handler",
     }
 )
-_ABSOLUTE_FOLDER = re.compile(r"(?<![\w.:/-])/(?:[^\s'\":,;()\[\]/]+/)+")
 _LONGEST_REASON = 1000
 
 
@@ -90,7 +88,8 @@ def load_entry_point(handler: str, model_dir: Path, context: Context) -> EntryPo
 def load_built_in(handler: str, model_dir: Path, context: Context) -> EntryPoint:
     """As ``load_entry_point``, for the handlers that flambeau brings and no others.
 
-    Nothing is imported from ``model_dir``, nor from elsewhere by a name that a client chose.
+    Nothing is imported from ``model_dir``, nor from elsewhere by a name that a client chose, and
+    weights are safetensors.
     """
     module = _Handler.parse(handler).module
     if module not in _BUILT_IN:
@@ -98,7 +97,19 @@ def load_built_in(handler: str, model_dir: Path, context: Context) -> EntryPoint
             f"Handler '{handler}' is not one of flambeau's, and this server runs no code of "
             f"archives (allow_archive_code=false). Give one of {', '.join(sorted(_BUILT_IN))}."
         )
+    _refuse_code(context.manifest)
     return _initialized(lambda: _built_in(module), handler, model_dir, context)
+
+
+def _refuse_code(manifest: Any) -> None:
+    """The frontend has looked at the whole archive; this is what a handler would load of it."""
+    named = manifest["model"] if manifest else {}
+    weights = named.get("serializedFile")
+    if named.get("modelFile") or (weights and not weights.endswith(".safetensors")):
+        raise HandlerLoadError(
+            "This server runs no code of archives (allow_archive_code=false): weights must be "
+            ".safetensors, and there can be no model file."
+        )
 
 
 def _initialized(
@@ -240,12 +251,12 @@ def _failure(what: str, error: BaseException, model_dir: Path) -> HandlerLoadErr
     ):
         return HandlerLoadError("System out of memory", status=507)
     reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return HandlerLoadError(f"{what}: {_without_paths(reason, model_dir)}")
+    return HandlerLoadError(f"{what}: {without_paths(reason, model_dir)}")
 
 
-def _without_paths(text: str, model_dir: Path) -> str:
+def without_paths(text: str, model_dir: Path) -> str:
     """Paths of this server are no business of a client; file names are, for finding the fault."""
     for folder in {str(model_dir), str(model_dir.resolve())}:
         text = text.replace(f"{folder}/", "").replace(folder, "the archive")
-    text = _ABSOLUTE_FOLDER.sub("", text)
+    text = without_folders(text)
     return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} ..."

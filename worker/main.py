@@ -22,7 +22,7 @@ from .. import FlambeauError
 from .context import Context
 from .envelopes import wrap
 from .link import Link, die_with_parent
-from .loader import EntryPoint, load_built_in, load_entry_point
+from .loader import EntryPoint, load_built_in, load_entry_point, without_paths
 from .log_lines import RequestLines
 from .metrics import Metrics
 from .protocol import (
@@ -77,7 +77,7 @@ def _serve(link: Link) -> int:
         service = _load(load, link)
     except Exception as error:
         logger.exception("Loading model %s failed", load.model_name)
-        link.send(_load_failure(error))
+        link.send(_load_failure(error, Path(load.model_dir)))
         # Stay until the frontend has read the reason and ends this process.
         link.receive(_FAREWELL)
         return 1
@@ -160,22 +160,22 @@ def _model_config(model_dir: Path, manifest: dict[str, Any] | None) -> dict[str,
     return config
 
 
-def _load_failure(error: Exception) -> LoadFailed:
+def _load_failure(error: Exception, model_dir: Path) -> LoadFailed:
     """TorchServe's codes: 507 when memory ran out, else 500."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, MemoryError) or "CUDA out of memory" in str(cause):
             return LoadFailed(507, "out_of_memory", "System out of memory.")
         if isinstance(cause, ImportError):
-            return LoadFailed(500, "import_error", _reason(error))
+            return LoadFailed(500, "import_error", _reason(error, model_dir))
         cause = cause.__cause__
-    return LoadFailed(500, "boot_failure", _reason(error))
+    return LoadFailed(500, "boot_failure", _reason(error, model_dir))
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, model_dir: Path) -> str:
     if isinstance(error, FlambeauError):
         return error.message
-    text = str(error).strip()
+    text = without_paths(str(error).strip(), model_dir)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -9,6 +9,7 @@ import os
 import pickle
 import warnings
 import zipfile
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -33,8 +34,8 @@ class Evil:
         return os.system, ("true",)
 
 
-def names_in(content: bytes, **options: bool) -> set[str]:
-    return imported_names(io.BytesIO(content), **options)
+def names_in(content: bytes) -> set[str]:
+    return imported_names(io.BytesIO(content))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -85,7 +86,7 @@ def test_programs_that_hide_what_they_call(program: bytes, names: set[str] | Non
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_to_an_end(content: bytes) -> None:
-    names_in(content, several=True)
+    names_in(content)
 
 
 @given(
@@ -145,11 +146,12 @@ def test_every_kind_of_file_is_told(tmp_path: Path, model: torch.nn.Module) -> N
         ("tool", hidden, "machine code"),
         ("run", code, "a script"),
         ("broken.zip", hidden, "a zip that cannot be read"),
-        ("egg.zip", hidden, "Python code in a zip (a/__init__.py)"),
+        ("egg.zip", hidden, "code in a zip (a/__init__.py)"),
+        ("data.bin", Danger.UNKNOWN, "binary data of a kind that is not known here"),
         ("requirements.txt", code, "Python packages that the model wants installed"),
         ("model-config.yaml", code, "trust_remote_code: true"),
         ("model-config.yaml", code, "weights_only: false"),
-        ("linked", hidden, "it cannot be read (Is a directory)"),
+        ("linked", hidden, "a link, or no file at all"),
     }
 
 
@@ -176,5 +178,92 @@ def test_a_refusal_names_what_is_code(tmp_path: Path) -> None:
         refuse_code(tmp_path, Manifest("m", model_file="m3.py"))
     message = refused.value.message
     assert "allow_archive_code=false" in message
-    assert "m3.py: the model's definition; m0.py: Python code" in message
+    assert "m3.py: the model's definition; m0.py: it could be code" in message
     assert "and 2 more" in message
+
+
+def torch_zip(*members: tuple[str, bytes], front: bytes = b"") -> bytes:
+    made = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(made, "w") as file:
+        # Two members of one name are what this is about.
+        warnings.simplefilter("ignore")
+        for name, content in members:
+            file.writestr(name, content)
+    return front + made.getvalue()
+
+
+EVIL = pickle.dumps(Evil())
+OLD_EVIL = pickle.dumps(Evil(), 0)
+CLEAN = pickle.dumps({"a": 1})
+MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
+COMPRESSED = zlib.compress(EVIL)
+
+
+def npy(dtype: str) -> bytes:
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': (1,), }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + EVIL
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        # torch.load takes the first of two, and does not tell DATA.PKL from data.pkl.
+        ("two.pth", torch_zip(("a/data.pkl", EVIL), ("a/data.pkl", CLEAN))),
+        ("case.pth", torch_zip(("a/DATA.PKL", EVIL), ("a/data/0", b"x"))),
+        # It finds a zip from its end.
+        ("front.pt", torch_zip(("a/constants.pkl", CLEAN), front=b"\xff" * 64)),
+        ("member.bin", torch_zip(("a/weights", EVIL))),
+        ("member.npz", torch_zip(("a.npy", npy("|O")))),
+        ("array.npy", npy("|O")),
+        ("fields.npy", npy("[('a', 'O')]")),
+        ("old.pth", MAGIC + OLD_EVIL),
+        ("later.pth", MAGIC + CLEAN + CLEAN + EVIL),
+        ("behind.pkl", CLEAN + EVIL),
+        ("text.dat", OLD_EVIL),
+        ("nameless", OLD_EVIL),
+        ("a.joblib", COMPRESSED),
+        ("a.tar.pth", b"A" * 257 + b"ustar" + b"x" * 250),
+        ("wrong.safetensors", b"\x02\0\0\0\0\0\0\0[]"),
+        ("huge.pkl", b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little") + b"x"),
+        ("long.pkl", b"\x80\x04" + b"N0" * 1_500_000 + EVIL[2:]),
+    ],
+)
+def test_code_in_disguise_is_found(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    (found,) = inspect(tmp_path, None)
+    assert (found.file, found.danger) == (name, Danger.HIDDEN), found
+    with pytest.raises(InvalidModelError, match="allow_archive_code=false"):
+        refuse_code(tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        # Its length begins like a pickle.
+        ("a.safetensors", (0x80).to_bytes(8, "little") + b"{}".ljust(0x80)),
+        ("a.txt", b"config: a\nother: b\n"),
+        ("a.json", b'{"a": 1}'),
+        ("notes", b"contact: me\nand: you\n"),
+        ("a.npy", npy("<f4")),
+        ("a.png", b"\x89PNG\r\n\x1a\n"),
+    ],
+)
+def test_plain_data_is_left_in_peace(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert inspect(tmp_path, None) == []
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "weights.safetensors")
+    (found,) = inspect(tmp_path, None)
+    assert found.danger is Danger.HIDDEN
+    with pytest.raises(InvalidModelError, match=r"weights\.safetensors: it could be code"):
+        refuse_code(tmp_path, None)
+
+
+def test_requirements_are_found_however_they_are_named(tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("numpy")
+    manifest = Manifest("m", requirements_file="./more.txt")
+    assert [each.file for each in inspect(tmp_path, manifest)] == ["more.txt"]
+    with pytest.raises(InvalidModelError, match=r"more\.txt: Python packages"):
+        refuse_code(tmp_path, manifest)

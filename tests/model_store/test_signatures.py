@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import zipfile
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flambeau.frontend.config import load_config
 from flambeau.frontend.errors import ConfigError
 from flambeau.frontend.storage import make_model_store
+from flambeau.model_store import signatures
 from flambeau.model_store.errors import InvalidModelError, StorageError
 
 if TYPE_CHECKING:
@@ -180,3 +182,47 @@ def test_what_cannot_work_does_not_start(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         make_store(**settings)
+
+
+def test_what_is_checked_is_what_is_unpacked(
+    make_store: Any, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another archive, put in its place as soon as the signed one has been read."""
+    OURS.sign(archive)
+    store = make_store(trusted_keys=OURS.public)
+    evil = archive.with_name("evil")
+    with zipfile.ZipFile(evil, "w") as file:
+        file.writestr("h.py", "evil")
+    copy = signatures._copy
+
+    def copy_and_swap(source: Path, target: Path) -> Any:
+        found = copy(source, target)
+        if evil.exists():
+            evil.replace(archive)
+        return found
+
+    monkeypatch.setattr(signatures, "_copy", copy_and_swap)
+    stored = store.acquire("m.mar")
+    assert (stored.model_dir / "h.py").read_text() != "evil"
+    assert "its signature is not that of its content" in refusal(store)
+    store.release(stored)
+
+
+def test_names_in_a_list_add_nothing_to_it(make_store: Any, archive: Path, tmp_path: Path) -> None:
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    listing = tmp_path / "trusted.sha256"
+    listing.write_text(f"{'0' * 64}  x\x0b{digest} .mar\n{'1' * 64}  y\u2028{digest}\n")
+    assert "is not in trusted_archives" in refusal(make_store(trusted_archives=listing))
+
+
+def test_a_pipe_for_a_signature_keeps_nobody_waiting(make_store: Any, archive: Path) -> None:
+    os.mkfifo(signature_of(archive))
+    assert "cannot be read" in refusal(make_store(trusted_keys=OURS.public))
+
+
+def test_two_keys_of_one_number_both_count(make_store: Any, archive: Path) -> None:
+    raw = base64.b64decode(THEIRS.public)
+    theirs = base64.b64encode(raw[:2] + b"\x01" * 8 + raw[10:]).decode()
+    OURS.sign(archive)
+    store = make_store(trusted_keys=f"{OURS.public},{theirs}")
+    store.release(store.acquire("m.mar"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -40,15 +41,14 @@ def write_model(server: RealServer, name: str, **more: bytes) -> None:
         "index_to_name.json": b'{"0": "cat", "1": "dog"}',
         **more,
     }
-    for file, content in files.items():
-        path = server.store.root / name / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    with zipfile.ZipFile(server.store.root / f"{name}.mar", "w") as archive:
+        for file, content in files.items():
+            archive.writestr(file, content)
 
 
 def test_a_model_without_code_is_served(careful: RealServer) -> None:
     write_model(careful, "plain")
-    careful.serve("plain")
+    careful.serve("plain.mar")
     image = io.BytesIO()
     Image.new("RGB", (300, 300), "red").save(image, "PNG")
     answer = careful.request("POST", "/predictions/plain", image.getvalue())
@@ -58,15 +58,22 @@ def test_a_model_without_code_is_served(careful: RealServer) -> None:
 
 def test_code_is_refused_and_said(careful: RealServer) -> None:
     write_model(careful, "handy", **{"handler.py": b"raise SystemExit"})
-    answer = careful.register("handy")
+    answer = careful.register("handy.mar")
     assert answer.status == 400
-    assert "handler.py: Python code" in answer.message
+    assert "handler.py: it could be code" in answer.message
     assert careful.manage("GET", "/models").json["models"] == []
 
 
 def test_no_handler_comes_from_elsewhere_either(careful: RealServer) -> None:
     write_model(careful, "plain")
     for handler in ("antigravity", "os:system", "../x.py", "/etc/x.py:handle"):
-        answer = careful.register("plain", handler=handler)
+        answer = careful.register("plain.mar", handler=handler)
         assert answer.status == 500
         assert "is not one of flambeau's" in answer.message
+
+
+def test_a_folder_could_be_another_tomorrow(careful: RealServer) -> None:
+    careful.store.folder("folder")
+    answer = careful.register("folder")
+    assert answer.status == 400
+    assert "Package it as an archive" in answer.message
