@@ -200,7 +200,15 @@ def digest_text(key: str) -> str:
 
 def entry_line(name: str, key: str, scopes: Sequence[str], models: Sequence[str]) -> str:
     """The line of a file of keys that lets ``key`` in; raises ValueError if it would not do."""
-    fields = [f"name: {name}", f"sha256: {digest_text(key)!r}", f"scopes: [{', '.join(scopes)}]"]
+    if not _NAME.fullmatch(name):
+        name = ""
+    if not all(models):
+        raise ValueError("is for a model without a name")
+    fields = [
+        f"name: {name or _quoted(name)}",
+        f"sha256: {digest_text(key)!r}",
+        f"scopes: [{', '.join(scopes)}]",
+    ]
     if models:
         fields.append(f"models: [{', '.join(map(_quoted, models))}]")
     line = "- {" + ", ".join(fields) + "}"

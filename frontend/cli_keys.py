@@ -7,7 +7,7 @@ import sys
 import click
 
 from .access import Scope
-from .api_keys import digest_text, entry_line, new_key
+from .api_keys import SHORTEST_KEY, digest_text, entry_line, new_key
 
 
 @click.group(short_help="Make API keys.")
@@ -53,7 +53,12 @@ def hash_key() -> None:
     if sys.stdin.isatty():
         key = click.prompt("Key", hide_input=True, err=True)
     else:
-        key = sys.stdin.readline().strip()
+        key = sys.stdin.buffer.readline().decode(errors="replace").strip()
     if not key:
         raise click.UsageError("Give the key on standard input.")
+    if len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable():
+        raise click.UsageError(
+            f"That is no key: it has fewer than {SHORTEST_KEY} characters, or others than ASCII. "
+            "'flambeau keys create' makes one."
+        )
     click.echo(digest_text(key))

@@ -192,6 +192,9 @@ def predict(
 
 
 def _path(name: str, version: str | None) -> Sequence[str]:
+    if not name or "/" in name or (version is not None and (not version or "/" in version)):
+        # The server would take it for another route.
+        raise click.UsageError("NAME is the name of one model; give its version with --version.")
     return ("models", name) if version is None else ("models", name, version)
 
 

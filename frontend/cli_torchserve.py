@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 from .. import FlambeauError, __version__
 from .cli_config import show_warnings
 from .cli_server import refuse_second
-from .config import SETTINGS, load_config, prepare_run_dir
+from .config import load_config, prepare_run_dir
 from .run_dir import process_command
 
 if TYPE_CHECKING:
@@ -120,11 +120,28 @@ def _read(options: argparse.Namespace) -> Config:
         "disable_token_authorization": True if options.disable_token_auth else None,
         "enable_model_api": True if options.enable_model_api else None,
     }
-    defaults = {key: text for key, text in DEFAULTS.items() if key in SETTINGS}
-    config = load_config(flags, os.environ, Path.cwd(), defaults)
+    defaults = {**DEFAULTS, **_log_folders(os.environ)}
+    config = load_config(flags, os.environ, Path.cwd(), defaults, obey_switch=True)
     if config.model_store is None:
         _fail("Missing mandatory parameter --model-store")
     return config
+
+
+def _log_folders(environ: Mapping[str, str]) -> dict[str, str]:
+    """TorchServe's files lie in ``logs`` unless the environment says where."""
+    folders = {}
+    for key in ("log_location", "metrics_location"):
+        folder = Path(environ.get(key.upper()) or "logs")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            _warn(f"There are no log files: {folder} cannot be made ({error.strerror}).")
+            continue
+        if os.access(folder, os.W_OK):
+            folders[key] = str(folder)
+        else:
+            _warn(f"There are no log files: {folder} cannot be written to.")
+    return folders
 
 
 def _check_paths(options: argparse.Namespace) -> None:
@@ -163,6 +180,8 @@ def _serve(config: Config, pid_file: Path) -> int:
     prepare_run_dir(config)
     refuse_second(config)
     _write_pid(pid_file, os.getpid())
+    # TorchServe logs to stdout, which is where scripts look for its words.
+    os.dup2(1, 2)
     try:
         return run(config)
     finally:

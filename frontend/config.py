@@ -114,6 +114,8 @@ def load_config(
     environ: Mapping[str, str],
     cwd: Path,
     defaults: Mapping[str, str] = MappingProxyType({}),
+    *,
+    obey_switch: bool = False,
 ) -> Config:
     """The configuration that ``flags``, ``environ`` and the file together make.
 
@@ -121,11 +123,13 @@ def load_config(
     and ``config``, the file's path. Without it, and without ``TS_CONFIG_FILE`` in ``environ``,
     which beats it, ``config.properties`` in ``cwd`` is read if it is there. Relative paths are
     relative to ``cwd``. ``defaults`` are a command's own, by key; with snapshots on and no file
-    named, the last snapshot is the file. Raises ConfigError with key, value, source and what is
-    allowed.
+    named, the last snapshot is the file. With ``obey_switch`` TorchServe's variables count only
+    where the file says ``enable_envvars_config=true``. Raises ConfigError with key, value, source
+    and what is allowed.
     """
     own = {key: Raw(text, COMMAND_DEFAULT) for key, text in defaults.items()}
-    raws, warnings = gather(SETTINGS, flags, environ, cwd, _last_snapshot(flags, own, environ, cwd))
+    snapshot = _last_snapshot(flags, own, environ, cwd)
+    raws, warnings = gather(SETTINGS, flags, environ, cwd, snapshot, obey_switch=obey_switch)
     raws = {**own, **raws}
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}

@@ -149,4 +149,5 @@ class ListenersKeys:
         OPEN_INFERENCE,
         False,
         "Serve the open inference protocol over gRPC, too; its HTTP paths are always there.",
+        variable="TS_OPEN_INFERENCE_PROTOCOL",
     )

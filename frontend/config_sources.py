@@ -67,6 +67,7 @@ OTHER_VARIABLES = frozenset(
     }
 )
 """Variables that are no key of the configuration."""
+_ALWAYS_READ = frozenset({"TS_OPEN_INFERENCE_PROTOCOL"})
 _PREFIXES = ("TS_", "FLAMBEAU_")
 
 
@@ -83,15 +84,21 @@ def gather(
     environ: Mapping[str, str],
     cwd: Path,
     snapshot: Path | None = None,
+    *,
+    obey_switch: bool = False,
 ) -> tuple[dict[str, Raw], list[str]]:
     """The text that counts for each key that was set anywhere, and warnings; raises ConfigError.
 
-    ``snapshot`` is read where no file is named.
+    ``snapshot`` is read where no file is named. With ``obey_switch`` TorchServe's variables count
+    only where the file says ``enable_envvars_config=true``, as they do there.
     """
     warnings: list[str] = []
     path = _find_file(flags, environ, cwd, snapshot, warnings)
     from_file = {} if path is None else _read_file(path, settings, environ, warnings)
     from_environ = _read_environ(settings, environ, warnings)
+    switched_on = _is_true(from_file.get("enable_envvars_config"))
+    if obey_switch and not switched_on:
+        from_environ = _without_torchserves(from_environ, warnings)
     if not _is_true(from_file.get("use_env_allowed_urls")):
         # Whoever can set a variable must not thereby open the server to other people's models.
         from_environ.pop("allowed_urls", None)
@@ -100,9 +107,25 @@ def gather(
         for key, setting in settings.items()
         if (value := flags.get(key)) is not None
     }
-    if _is_true(from_file.get("enable_envvars_config")):
+    if switched_on:
         return {**from_file, **from_flags, **from_environ}, warnings
     return {**from_file, **from_environ, **from_flags}, warnings
+
+
+def _without_torchserves(found: dict[str, Raw], warnings: list[str]) -> dict[str, Raw]:
+    kept, left = {}, []
+    for key, raw in found.items():
+        variable = raw.source.rpartition(" ")[2]
+        if variable.startswith("TS_") and variable not in _ALWAYS_READ:
+            left.append(variable)
+        else:
+            kept[key] = raw
+    if left:
+        warnings.append(
+            f"environment: {', '.join(sorted(left, reverse=True))} not read, as under TorchServe; "
+            "enable_envvars_config=true in the configuration file makes them count."
+        )
+    return kept
 
 
 def _is_true(raw: Raw | None) -> bool:

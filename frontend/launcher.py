@@ -146,6 +146,9 @@ class LocalHandle:
     ) -> None:
         self._process = process
         self._identity = launch.identity
+        model, version, slot = launch.identity.rsplit("/", 2)
+        self._version = f"{model}_{version}"
+        self._number = slot.partition("#")[0]
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._oom_kills = _oom_kills()
         self._logger = logging.getLogger(f"flambeau.model.{launch.model_name}")
@@ -204,7 +207,13 @@ class LocalHandle:
         text, _, requests = text.partition(REQUESTS_MARK)
         if level >= logging.WARNING:
             self._tail.append(text)
-        extra = {"request_id": requests if requests and requests.isprintable() else None}
+        stream = "stdout" if level == logging.INFO else "stderr"
+        extra = {
+            "request_id": requests if requests and requests.isprintable() else None,
+            # For TorchServe's files, where workers are threads of other names.
+            "said": text,
+            "said_by": f"W-{self._number}-{self._version}-{stream}",
+        }
         self._logger.log(level, "%s: %s", self._identity, text, extra=extra)
 
 

@@ -65,13 +65,18 @@ class TextFormatter(logging.Formatter):
 
 
 class TorchServeFormatter(logging.Formatter):
-    """Times and levels as log4j has them."""
+    """Times and levels as log4j has them, and what a worker says as TorchServe has it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        if record.levelno == logging.WARNING:
+        said = getattr(record, "said", None)
+        if record.levelno == logging.WARNING or said is not None:
             # Other handlers get the record, too.
             record = copy.copy(record)
+        if record.levelno == logging.WARNING:
             record.levelname = "WARN"
+        if said is not None:
+            record.name, record.msg, record.args = "MODEL_LOG", "%s", (said,)
+            record.threadName = record.said_by  # type: ignore[attr-defined]
         return super().format(record)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:

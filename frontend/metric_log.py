@@ -25,7 +25,10 @@ class MetricLog:
         self, name: str, unit: str, value: float, labels: Iterable[tuple[str, str]] = ()
     ) -> None:
         """A figure of the server or its machine."""
-        line = self._line(name, unit, value, [("Level", "Host"), *labels], "")
+        level = ("Level", "Host")
+        # TorchServe's order, whatever the reason.
+        ordered = [*labels, level] if name == "WorkerLoadTime" else [level, *labels]
+        line = self._line(name, unit, value, ordered, "")
         HOST_LOGGER.info("%s", line)
 
     def request(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import json
+import logging
 import os
 import re
 import secrets
@@ -28,6 +29,8 @@ _HEADER = re.compile(r"Bearer\s+(\S+)", re.ASCII)
 _NAMES = {Scope.INFER: "inference", Scope.MANAGE: "management"}
 _GRANTS = {scope: Grant(f"of {name}", frozenset({scope})) for scope, name in _NAMES.items()}
 _METRICS = Grant("everybody", frozenset({Scope.METRICS}))
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ class TokenAccess:
                 f"{KEY_FILE} cannot be written in the current folder ({error.strerror}). "
                 "Start the server in a folder of yours, or set disable_token_authorization=true."
             ) from None
+        logger.info("Tokens are asked for; the keys are in %s", self._path)
 
     def retire(self) -> None:
         """Remove the key file, unless another server's is in its place."""

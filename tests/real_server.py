@@ -40,6 +40,7 @@ OBEDIENT = '''
 
 import ctypes
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -56,6 +57,8 @@ def handle(data, context):
 
 
 def obey(order, size):
+    if "say" in order:
+        print(order["say"], file=sys.stderr, flush=True)
     while "gate" in order and not Path(order["gate"]).exists():
         time.sleep(0.005)
     if "exit" in order:

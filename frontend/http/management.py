@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from aiohttp import hdrs, web
 
 from ..access import Scope
@@ -30,6 +31,7 @@ MAX_COUNT = 2**31 - 1
 MAX_PAGE = 100
 RUNTIMES = ("python", "python3", "LSP")
 
+_LONGEST_LENIENT = 64 * 1024
 _INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
 
 
@@ -151,13 +153,16 @@ LIST = (
 
 
 def read_parameters(table: tuple[Parameter, ...], given: Mapping[str, object]) -> dict[str, Any]:
-    """The table's parameters from what the client sent; ``None`` counts as not sent.
+    """The table's parameters from what the client sent; ``None`` and "" count as not sent.
 
     Unknown names are ignored, as TorchServe does. Raises BadRequestError that names the parameter.
     """
     values = {}
     for parameter in table:
         sent = given.get(parameter.name)
+        if sent == "" and parameter.read is not _url:
+            # What a script leaves behind whose variable is empty.
+            sent = None
         values[parameter.name] = (
             parameter.default if sent is None else parameter.read(parameter.name, sent)
         )
@@ -302,15 +307,26 @@ class ManagementAPI:
         if not body:
             return None
 
-        try:
-            given = json.loads(body)
-        except (ValueError, RecursionError):
-            raise BadRequestError("The request body is not valid JSON.") from None
-
+        given = _lenient_json(body)
         if not isinstance(given, dict):
             raise BadRequestError("The request body must be a JSON object.")
 
         return given
+
+
+def _lenient_json(body: bytes) -> object:
+    """TorchServe's parser takes texts in single quotes, too; YAML has a name for such JSON."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        pass
+    if len(body) <= _LONGEST_LENIENT and body.lstrip().startswith(b"{"):
+        try:
+            return yaml.safe_load(body)
+        except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError, TypeError):
+            # Texts with tags that do not fit raise all of these.
+            pass
+    raise BadRequestError("The request body is not valid JSON.")
 
 
 def _query(request: web.BaseRequest) -> dict[str, object]:

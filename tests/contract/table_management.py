@@ -307,6 +307,11 @@ CASES = (
         ),
         unregister("m"),
         register_json(
+            registered("m", 0),
+            b"{'url': 'telling.mar', 'model_name': 'm', 'initial_workers': '0'}",
+        ),
+        unregister("m"),
+        register_json(
             error(400, "BadRequestException", "The request body is not valid JSON."),
             b"{nope",
             Differs(WORDED, error(500, "JsonSyntaxException", ANY)),
@@ -334,6 +339,16 @@ CASES = (
             initial_workers=0,
         ),
         manage("DELETE", "/models/m", Expect(404), Differs(TYPED, Expect(200))),
+        register(
+            registered("m", 0),
+            url="telling.mar",
+            model_name="m",
+            batch_size="",
+            initial_workers=0,
+            response_timeout="",
+        ),
+        manage("PUT", "/models/m?min_worker=0&max_worker=&timeout=", Expect(202)),
+        unregister("m"),
     ),
     case(
         "a model that cannot be loaded",

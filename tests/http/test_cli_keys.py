@@ -85,3 +85,20 @@ def test_a_key_that_no_header_can_hold_is_not_sent_and_not_shown(key: str) -> No
     with pytest.raises(AnswerError) as caught:
         Server("http://127.0.0.1:1", key=key)
     assert not key or key not in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["a b", "x'y: {", "", "ü"])
+def test_a_name_that_will_not_do_is_one_clear_line(name: str) -> None:
+    result = run("keys", "create", name, "--scope", "infer")
+    assert result.exit_code == 2
+    assert "The key needs a name of letters" in result.stderr
+
+
+def test_a_key_for_a_model_without_a_name_is_none() -> None:
+    assert run("keys", "create", "shop", "--scope", "infer", "--model", "").exit_code == 2
+
+
+@pytest.mark.parametrize("given", ["", "short", b"\xff\xfe" * 20, "ü" * 30])
+def test_what_is_no_key_has_no_hash(given: Any) -> None:
+    result = run("keys", "hash", input=given)
+    assert (result.exit_code, result.stdout) == (2, "")

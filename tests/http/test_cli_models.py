@@ -153,11 +153,11 @@ def test_register_sends_what_was_given(stub: Stub) -> None:
 
 def test_scale_unregister_and_set_default_name_the_version(stub: Stub) -> None:
     done = (200, {"status": "done"})
-    stub.answers["PUT", "/models/a%2Fb"] = stub.answers["PUT", "/models/m/2.0"] = done
+    stub.answers["PUT", "/models/a%20b"] = stub.answers["PUT", "/models/m/2.0"] = done
     stub.answers["DELETE", "/models/m"] = stub.answers["DELETE", "/models/m/1.0"] = done
     stub.answers["PUT", "/models/m/2.0/set-default"] = done
     calls = (
-        ["scale", "a/b", "--min-worker", "2", "--max-worker", "3", "--timeout", "9"],
+        ["scale", "a b", "--min-worker", "2", "--max-worker", "3", "--timeout", "9"],
         ["scale", "m", "--version", "2.0", "--min-worker", "0", "--async"],
         ["unregister", "m"],
         ["unregister", "m", "--version", "1.0"],
@@ -339,3 +339,11 @@ def test_status_of_a_server_that_does_not_answer_says_so(stub: Stub) -> None:
     assert ": Healthy\n" in result.output
     assert "No model is registered." in result.output
     assert f"No server answers at {gone.url}" in result.output
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "m/1.0"])
+def test_a_name_is_that_of_one_model(name: str) -> None:
+    for command in ("describe", "unregister"):
+        result = flambeau("models", command, name)
+        assert result.exit_code == 2
+        assert "give its version with --version" in result.output

@@ -73,7 +73,7 @@ def test_the_log_has_everything_and_prometheus_only_our_own(logged):
     assert values["WorkerThreadTime"] == ("Milliseconds", 250.0, "Level:Host")
     assert values["PredictionTime"] == ("ms", 500.0, "ModelName:m,Level:Model")
     assert values["Mine"] == ("Count", 2.0, "ModelName:m,Level:Model")
-    assert values["WorkerLoadTime"][1:] == (1500.0, "Level:Host,WorkerName:W-9000-m_1.0")
+    assert values["WorkerLoadTime"][1:] == (1500.0, "WorkerName:W-9000-m_1.0,Level:Host")
     assert "CPUUtilization" in values
     of_model = "model_name:m,model_version:default"
     assert values["ts_inference_requests_total"] == ("Count", 1.0, of_model)

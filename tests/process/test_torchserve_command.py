@@ -36,14 +36,14 @@ class Installation:
         settings += [f"model_cache_dir={folder}/cache\n", "default_workers_per_model=1\n"]
         (folder / "config.properties").write_text("".join(settings))
 
-    def run(self, *arguments: str) -> tuple[int, str]:
+    def run(self, *arguments: str, **variables: str) -> tuple[int, str]:
         """Exit code and output; what a server that goes on prints later is not waited for."""
         self.runs += 1
         with open(self.output, "wb") as output:
             code = subprocess.run(
                 [*COMMAND, *arguments],
                 cwd=self.folder,
-                env={**environment(), "TMPDIR": str(self.scratch)},
+                env={**environment(), "TMPDIR": str(self.scratch), **variables},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 timeout=60,
@@ -211,3 +211,67 @@ def test_tokens_are_asked_for_and_models_cannot_be_registered_unless_the_command
     assert installation.run("--stop", "--foreground")[0] == 0
     wait_for(lambda: installation.has_ended(pid), 20, "the end of the server")
     assert not key_file.exists()
+
+
+OPEN = ("--ncs", "--disable-token-auth", "--model-store", "store")
+
+
+def test_torchserves_files_are_where_they_always_were(installation):
+    assert installation.run("--start", *OPEN, "--models", "m=obedient.mar")[0] == 0
+    installation.wait_until_ready()
+    logs = installation.folder / "logs"
+    assert {path.name for path in logs.glob("*.log")} == {
+        "access_log.log",
+        "model_log.log",
+        "ts_log.log",
+        "ts_metrics.log",
+        "model_metrics.log",
+    }
+    wait_for(lambda: "GET /readyz" in (logs / "access_log.log").read_text(), 10, "the access log")
+    order = json.dumps({"say": "spoken by the handler"}).encode()
+    connection = http.client.HTTPConnection("127.0.0.1", installation.ports["inference"])
+    connection.request("POST", "/predictions/m", order, {"Content-Type": "application/json"})
+    assert connection.getresponse().status == 200
+    connection.close()
+    said = re.compile(
+        r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3} \[WARN \] W-9000-m_1\.0-stderr MODEL_LOG - "
+        r"spoken by the handler$",
+        re.MULTILINE,
+    )
+    for name in ("model_log.log", "ts_log.log"):
+        wait_for(lambda: said.search((logs / name).read_text()), 10, name)  # noqa: B023
+
+
+def test_the_log_goes_to_stdout(installation):
+    with open(installation.folder / "stdout", "wb") as output:
+        command = [*COMMAND, "--start", *OPEN]
+        subprocess.run(
+            command,
+            cwd=installation.folder,
+            env={**environment(), "TMPDIR": str(installation.scratch)},
+            stdout=output,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=True,
+        )
+    text = installation.folder / "stdout"
+    wait_for(lambda: "Model server started." in text.read_text(), 20, "the words on stdout")
+
+
+def test_variables_count_only_where_the_file_says_so(installation):
+    """A variable that was forgotten in an image must not open a server."""
+    variables = {"TS_DISABLE_TOKEN_AUTHORIZATION": "true", "TS_JOB_QUEUE_SIZE": "7"}
+    start = ("--start", "--ncs", "--model-store", "store", "--models", "obedient.mar")
+    installation.run(*start, **variables)
+    installation.wait_until_ready()
+    assert installation.ask("GET", "/models")[0] == 400
+    assert "TS_DISABLE_TOKEN_AUTHORIZATION not read" in installation.output.read_text()
+    pid = installation.pid
+    installation.run("--stop", "--foreground")
+    wait_for(lambda: installation.has_ended(pid), 20, "the end of the server")
+    with (installation.folder / "config.properties").open("a") as file:
+        file.write("enable_envvars_config=true\n")
+    installation.run(*start, **variables)
+    installation.wait_until_ready()
+    assert installation.ask("GET", "/models")[0] == 200
+    assert installation.described()["jobQueueStatus"]["remainingCapacity"] == 7
