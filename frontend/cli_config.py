@@ -114,15 +114,19 @@ def explain(as_json: bool, **options: Any) -> None:
 
 
 @config.command()
-@click.argument("file", type=click.Path(path_type=Path))
-def check(file: Path) -> None:
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--torchserve", is_flag=True, help="Ask about a start by the command torchserve.")
+@click.option("--model-store", metavar="DIR", help="The model store, if FILE does not name it.")
+def check(file: Path, torchserve: bool, model_store: str | None) -> None:
     """Say whether a server can be started with FILE.
 
-    Each problem is printed with its line. Exit code 1 if there is one.
+    Problems with a value are printed with its line. Exit code 1 if there is one.
     """
     from .config_check import check_config
 
-    problems, warnings = check_config(file, os.environ, Path.cwd())
+    problems, warnings = check_config(
+        file, os.environ, Path.cwd(), model_store=model_store, torchserve=torchserve
+    )
     for warning in warnings:
         click.echo(f"Warning: {warning}", err=True)
     for problem in problems:

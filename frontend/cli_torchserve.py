@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 from .. import FlambeauError, __version__
 from .cli_config import show_warnings
 from .cli_server import refuse_second
-from .config import load_config, prepare_run_dir
+from .config import TORCHSERVE_DEFAULTS, load_config, prepare_run_dir
 from .run_dir import process_command
 
 if TYPE_CHECKING:
@@ -30,14 +30,6 @@ if TYPE_CHECKING:
 
 TORCHSERVE_VERSION = "0.12.0"
 STOP_LIMIT = 60.0
-DEFAULTS: Mapping[str, str] = {
-    "allow_open_listeners": "true",
-    "authorization": "tokens",
-    "enable_model_api": "false",
-    "snapshots": "true",
-    "access_log": "true",
-    "enable_grpc": "auto",
-}
 _POLL = 0.05
 
 
@@ -120,7 +112,7 @@ def _read(options: argparse.Namespace) -> Config:
         "disable_token_authorization": True if options.disable_token_auth else None,
         "enable_model_api": True if options.enable_model_api else None,
     }
-    defaults = {**DEFAULTS, **_log_folders(os.environ)}
+    defaults = {**TORCHSERVE_DEFAULTS, **_log_folders(os.environ)}
     config = load_config(flags, os.environ, Path.cwd(), defaults, obey_switch=True)
     if config.model_store is None:
         _fail("Missing mandatory parameter --model-store")

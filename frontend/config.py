@@ -109,6 +109,19 @@ SECRET_VARIABLES = frozenset(
 """Environment variables that hold secrets: workers, which run other people's code, get none."""
 
 
+TORCHSERVE_DEFAULTS: Mapping[str, str] = MappingProxyType(
+    {
+        "allow_open_listeners": "true",
+        "authorization": "tokens",
+        "enable_model_api": "false",
+        "snapshots": "true",
+        "access_log": "true",
+        "enable_grpc": "auto",
+    }
+)
+"""What the command ``torchserve`` has as defaults of its own, as TorchServe does."""
+
+
 def load_config(
     flags: Mapping[str, object],
     environ: Mapping[str, str],

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 from .admission import check_keys
-from .config import SETTINGS, load_config, parse_address, read_value
+from .config import SETTINGS, TORCHSERVE_DEFAULTS, load_config, parse_address, read_value
 from .config_sources import gather
 from .errors import ConfigError
 from .storage import make_signatures
@@ -19,16 +20,23 @@ if TYPE_CHECKING:
 
 
 def check_config(
-    path: Path, environ: Mapping[str, str], cwd: Path
+    path: Path,
+    environ: Mapping[str, str],
+    cwd: Path,
+    *,
+    model_store: str | None = None,
+    torchserve: bool = False,
 ) -> tuple[list[str], tuple[str, ...]]:
     """What is wrong with the file ``path``, and what whoever starts a server should know.
 
     Environment variables count as they would at a start. Every value that cannot be is named, with
-    its line; what values must have in common is looked at when each of them can be.
+    its line; what values must have in common is looked at when each of them can be. ``torchserve``
+    asks about a start by the command of that name, ``model_store`` is what it would be given.
     """
-    flags = {"config": str(path)}
+    flags = {"config": str(path), "model_store": model_store}
+    defaults = TORCHSERVE_DEFAULTS if torchserve else {}
     try:
-        raws, warnings = gather(SETTINGS, flags, environ, cwd)
+        raws, warnings = gather(SETTINGS, flags, environ, cwd, obey_switch=torchserve)
     except ConfigError as error:
         return [error.message], ()
     problems = []
@@ -40,13 +48,14 @@ def check_config(
     if problems:
         return problems, tuple(warnings)
     try:
-        config = load_config(flags, environ, cwd)
+        config = load_config(flags, environ, cwd, defaults, obey_switch=torchserve)
     except ConfigError as error:
         return [error.message], tuple(warnings)
     problems = [
         *_tls_problems(config),
         *_raised(check_keys, config),
         *_raised(make_signatures, config),
+        *_missing_files(config),
         *_missing_archives(config),
     ]
     return problems, config.warnings
@@ -54,7 +63,7 @@ def check_config(
 
 def _tls_problems(config: Config) -> list[str]:
     addresses = (config.inference_address, config.management_address, config.metrics_address)
-    if not any(parse_address(each).is_tls for each in addresses):
+    if not (config.enable_grpc_ssl or any(parse_address(each).is_tls for each in addresses)):
         return []
     return _raised(Certificate, config)
 
@@ -65,6 +74,18 @@ def _raised(check: Callable[[Config], object], config: Config) -> list[str]:
     except ConfigError as error:
         return [error.message]
     return []
+
+
+def _missing_files(config: Config) -> list[str]:
+    """Files that the server or its workers would look for in vain."""
+    problems = []
+    if shutil.which(config.workers_python) is None:
+        problems.append(f"workers_python={config.workers_python}: there is no such program.")
+    for key in ("metrics_config", "trusted_archives"):
+        path = getattr(config, key)
+        if path is not None and not path.is_file():
+            problems.append(f"{key}={path}: there is no such file.")
+    return problems
 
 
 def _missing_archives(config: Config) -> list[str]:

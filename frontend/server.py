@@ -38,7 +38,7 @@ from .storage import make_model_store
 from .system_metrics import SystemMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from .config import Config
     from .grpc.server import GrpcListeners
@@ -145,9 +145,8 @@ class Server:
             raise
         if grpc is not None:
             listeners.urls.update(grpc.urls)
-        # Whoever hangs up on a server without certificates wants it to end, and to end well.
-        hang_up = listeners.reload_certificate if listeners.uses_tls else self._signalled
-        loop.add_signal_handler(signal.SIGHUP, hang_up)
+        with_tls = [each for each in (listeners, grpc) if each is not None and each.uses_tls]
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up, with_tls)
         state = write_state(self._run_dir, listeners.urls, self._config.certificate_file)
         logger.info("flambeau %s serves, pid %d", __version__, os.getpid())
         # Scripts written for TorchServe wait for these words.
@@ -174,6 +173,14 @@ class Server:
             self._access.retire()
             self._life.move(ServerState.STOPPED)
             logger.info("flambeau has stopped")
+
+    def _hung_up(self, with_tls: Sequence[Listeners | GrpcListeners]) -> None:
+        """SIGHUP: certificates are read again, where there are some."""
+        for each in with_tls:
+            each.reload_certificate()
+        if not with_tls:
+            # Whoever hangs up on a server without any wants it to end, and to end well.
+            self._signalled()
 
     async def _load_models(self, listeners: Listeners) -> None:
         failed = await load_startup_models(self._registry, self._store, self._config)

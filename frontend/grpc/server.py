@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ..access import Scope
 from ..errors import ConfigError
 from ..predictor import Predictor
 from .call import Caller
+from .certificates import RenewableCredentials
 from .inference import InferenceService
 from .management import ManagementService
 from .open_inference import OpenInferenceService
@@ -22,6 +24,8 @@ from .status import of_inference, of_management
 if TYPE_CHECKING:
     from ..app import Services
     from ..config import Config
+
+logger = logging.getLogger(__name__)
 
 GRACE = 5.0
 """Seconds that calls under way get when the listeners are closed."""
@@ -33,6 +37,19 @@ class GrpcListeners:
     def __init__(self) -> None:
         self.urls: dict[str, str] = {}
         self._servers: list[Any] = []
+        self._renewable: list[RenewableCredentials] = []
+
+    @property
+    def uses_tls(self) -> bool:
+        return bool(self._renewable)
+
+    def reload_certificate(self) -> None:
+        """Read key and certificate again; if they do not fit, the old ones stay in use."""
+        try:
+            for each in self._renewable:
+                each.renew()
+        except ConfigError as error:
+            logger.error("the certificate of gRPC is not replaced: %s", error)
 
     async def close(self) -> None:
         """Close them, after a short wait for the calls that are under way."""
@@ -48,7 +65,8 @@ class GrpcListeners:
         place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             if config.enable_grpc_ssl:
-                bound = server.add_secure_port(place, _credentials(config))
+                self._renewable.append(RenewableCredentials(config))
+                bound = server.add_secure_port(place, self._renewable[-1].credentials)
             else:
                 bound = server.add_insecure_port(place)
         except RuntimeError:
@@ -109,21 +127,3 @@ def _options(name: str, config: Config) -> list[tuple[str, int]]:
         if value is not None:
             options.append((option, value))
     return options
-
-
-def _credentials(config: Config) -> Any:
-    key, chain = config.private_key_file, config.certificate_file
-    if key is None or chain is None:
-        raise ConfigError("enable_grpc_ssl=true needs private_key_file and certificate_file.")
-    authority = config.client_ca_file
-    try:
-        return grpc.ssl_server_credentials(
-            [(key.read_bytes(), chain.read_bytes())],
-            None if authority is None else authority.read_bytes(),
-            require_client_auth=authority is not None,
-        )
-    except OSError as error:
-        raise ConfigError(
-            f"private_key_file, certificate_file or client_ca_file cannot be read: "
-            f"{error.strerror}."
-        ) from None

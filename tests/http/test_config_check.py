@@ -106,5 +106,33 @@ def test_what_cannot_work_is_said(check, text, said):
 def test_a_file_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, ["config", "check", "nowhere.properties"])
+    assert result.exit_code == 2
+    assert "'nowhere.properties' does not exist" in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("enable_grpc_ssl=true", "private_key_file"),
+        ("python=/nowhere/python", "workers_python=/nowhere/python: there is no such program"),
+        ("metrics_config=nowhere.yaml", "nowhere.yaml: there is no such file"),
+        ("trusted_archives=nowhere", "nowhere: there is no such file"),
+    ],
+)
+def test_files_that_are_missing_are_said(check, text, said):
+    result = check(text)
     assert result.exit_code == 1
-    assert "not found: nowhere.properties" in result.output
+    assert said in result.output
+
+
+def test_what_the_command_torchserve_lets_pass(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("c.properties").write_text("management_address=http://0.0.0.0:8081\nload_models=a.mar")
+    run = CliRunner().invoke
+    assert "allow_open_listeners" in run(main, ["config", "check", "c.properties"]).output
+    asked = ["config", "check", "--torchserve", "c.properties"]
+    assert run(main, asked).exit_code == 0
+    Path("store").mkdir()
+    result = run(main, [*asked, "--model-store", "store"])
+    assert result.exit_code == 1
+    assert "a.mar is not in the model store" in result.output

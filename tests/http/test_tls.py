@@ -321,3 +321,24 @@ def test_commands_show_a_certificate_where_one_is_asked_for(
     monkeypatch.setenv("FLAMBEAU_CLIENT_CERTIFICATE", str(files.chain))
     assert "with its private key" in run(main, asked).output
     assert "cannot be read" in run(main, [*asked, "--cert", "/none"]).output
+
+
+def test_grpc_gets_the_new_certificate_too(make_client, files, others, tmp_path):
+    key, chain = tmp_path / "key", tmp_path / "chain"
+    key.write_bytes(files.key.read_bytes())
+    chain.write_bytes(files.chain.read_bytes())
+    settings = {"private_key_file": key, "certificate_file": chain, "enable_grpc_ssl": True}
+    client = make_client(**settings)
+    host, _, port = client.listeners.urls["grpc_inference"].rpartition("/")[2].partition(":")
+
+    def shown() -> str:
+        return ssl.get_server_certificate((host, int(port)), timeout=20)
+
+    first = shown()
+    key.write_bytes(b"none")
+    client.listeners.reload_certificate()
+    assert shown() == first
+    key.write_bytes(others.key.read_bytes())
+    chain.write_bytes(others.chain.read_bytes())
+    client.listeners.reload_certificate()
+    assert shown() != first
