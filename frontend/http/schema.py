@@ -49,7 +49,7 @@ def inference_document() -> Document:
     return _document(
         {
             **_own_paths(),
-            "/ping": _each_method(ping),
+            "/ping": _each_method(ping, plain="get"),
             "/predictions/{model_name}": _each_method(prediction, _INPUT),
             "/predictions/{model_name}/{model_version}": _each_method(of_version, _INPUT),
             "/invocations": _each_method(invocation, _INPUT),
@@ -334,12 +334,14 @@ def _operation(
     return {**operation, "security": []} if is_open else operation
 
 
-def _each_method(operation: Document, body: Document | None = None) -> Document:
-    """The operation under every method; ids must be unique, so POST has the plain one."""
+def _each_method(
+    operation: Document, body: Document | None = None, plain: str = "post"
+) -> Document:
+    """The operation under every method; ids must be unique, so one method has the plain one."""
     methods = {}
     for method in _ANY_METHOD:
         entry = dict(operation)
-        if method != "post":
+        if method != plain:
             entry["operationId"] = f"{operation['operationId']}_{method}"
         if body is not None and method in ("post", "put", "patch"):
             entry["requestBody"] = body

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flambeau.frontend.access_policy import access_mode
-from flambeau.frontend.cli_torchserve import DEFAULTS
+from flambeau.frontend.config import TORCHSERVE_DEFAULTS as DEFAULTS
 from flambeau.frontend.config import Config, load_config
 from flambeau.frontend.errors import ConfigError
 

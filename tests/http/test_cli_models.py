@@ -329,6 +329,14 @@ def test_status_shows_health_and_all_versions(stub: Stub) -> None:
     assert [model["modelVersion"] for model in report["models"]] == ["1.0", "2.0", "1.0"]
 
 
+def test_status_of_a_server_that_asks_for_a_token_of_the_other_api(stub: Stub) -> None:
+    on_record(stub)
+    stub.answers["GET", "/ping"] = (400, {"code": 400, "type": "InvalidKeyException"})
+    stub.answers["GET", "/readyz"] = (200, {"ready": True})
+    stub.answers["GET", "/models"] = (200, {"models": []})
+    assert ": Healthy\n" in flambeau("status").output
+
+
 def test_status_of_a_server_that_does_not_answer_says_so(stub: Stub) -> None:
     with Stub() as gone:
         on_record(stub, gone)
