@@ -68,9 +68,7 @@ class LocalLauncher:
     match ``blacklist`` are kept from them.
     """
 
-    def __init__(
-        self, python: str, run_dir: Path, environ: Mapping[str, str], blacklist: str = ""
-    ) -> None:
+    def __init__(self, python: str, environ: Mapping[str, str], blacklist: str = "") -> None:
         hidden = re.compile(blacklist) if blacklist else None
         self._python = python
         self._environ = {

@@ -244,9 +244,7 @@ class Server:
     def _make_engine(self) -> Engine:
         config = self._config
         environ = {key: text for key, text in os.environ.items() if key not in SECRET_VARIABLES}
-        launcher = LocalLauncher(
-            config.workers_python, self._run_dir, environ, config.blacklist_env_vars
-        )
+        launcher = LocalLauncher(config.workers_python, environ, config.blacklist_env_vars)
         return Engine(
             self._fleet,
             launcher,
