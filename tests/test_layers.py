@@ -34,8 +34,8 @@ LAYERS = [
     "model_store.store frontend.commands frontend.precedence frontend.launcher frontend.describe "
     "frontend.system_metrics frontend.logs "
     "frontend.tls",
-    "handlers archiver.writers frontend.storage worker.envelopes worker.loader worker.service "
-    "worker.link frontend.dispatcher",
+    "worker.compat handlers archiver.writers frontend.storage worker.envelopes worker.loader "
+    "worker.service worker.link frontend.dispatcher",
     "archiver.packager worker.main frontend.crew frontend.router frontend.metrics",
     "frontend.fleet frontend.streams",
     "archiver.cli worker.__main__ frontend.engine frontend.background frontend.cli_client",
@@ -56,7 +56,7 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
 # Within these packages modules may import each other, without cycles.
-PACKAGES = ("handlers", "frontend.http", "frontend.grpc")
+PACKAGES = ("worker.compat", "handlers", "frontend.http", "frontend.grpc")
 PURE = ("jobs", "lifecycle", "batcher", "roster", "commands", "dispatcher", "crew", "fleet")
 IMPURE = {"asyncio", "zmq", "aiohttp", "time", "socket", "subprocess", "threading", "os"}
 

@@ -174,6 +174,11 @@ def _import(handler: _Handler, place: Path, model_dir: Path) -> ModuleType:
         missing = error.name or str(error)
         if f"{handler.module}.".startswith(f"{missing}."):
             raise HandlerLoadError(_not_found(handler, model_dir)) from error
+        if missing.startswith("ts."):
+            raise HandlerLoadError(
+                f"Handler '{handler.text}' imports {missing}, which flambeau does not have (yet); "
+                "docs/migrating.md lists what it has."
+            ) from error
         raise HandlerLoadError(
             f"Handler '{handler.text}' needs the Python package '{missing}', which is not "
             "installed in the worker's environment. Install it there and register the model again."

@@ -19,6 +19,8 @@ from typing import Any
 import yaml
 
 from .. import FlambeauError
+from . import compat
+from .compat.names import TORCHSERVE_VERSION
 from .context import Context
 from .envelopes import wrap
 from .link import Link, die_with_parent
@@ -43,8 +45,6 @@ from .service import Service
 
 logger = logging.getLogger("flambeau.worker")
 
-TORCHSERVE_VERSION = "0.12.0"
-"""What handlers are told in ``system_properties["server_version"]``: some of them parse it."""
 CREDITS = 8
 """Batches that may be here at a time: the one in work, and those that save it the wait."""
 _FAREWELL = 5.0
@@ -140,6 +140,7 @@ def _load(load: Load, link: Link) -> Service:
 
 def _entry_point(load: Load, model_dir: Path, context: Context) -> EntryPoint:
     if load.archive_code:
+        compat.install(model_dir)
         return load_entry_point(load.handler, model_dir, context)
     return load_built_in(load.handler, model_dir, context)
 

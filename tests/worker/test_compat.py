@@ -1,0 +1,180 @@
+"""The namespace ``ts``: what handlers written for TorchServe import."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flambeau.handlers.base import BaseHandler
+from flambeau.worker.compat import finder, install
+from flambeau.worker.compat.names import MODULES
+from flambeau.worker.context import Context
+from flambeau.worker.loader import HandlerLoadError, load_entry_point
+from flambeau.worker.metrics import Dimension
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _python_as_before() -> Iterator[None]:
+    path, finders, modules = list(sys.path), list(sys.meta_path), set(sys.modules)
+    yield
+    sys.path[:], sys.meta_path[:] = path, finders
+    for name in set(sys.modules) - modules:
+        if name.split(".")[0] in ("ts", "handler", "old"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def ts(tmp_path: Path) -> None:
+    install(tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+@pytest.mark.usefixtures("ts")
+def test_every_module_has_its_names(name: str) -> None:
+    module = importlib.import_module(name)
+    assert {each for each in MODULES[name] if not hasattr(module, each)} == set()
+    assert module.__name__ == name
+
+
+@pytest.mark.usefixtures("ts")
+def test_names_are_flambeaus_own() -> None:
+    from ts.torch_handler import base_handler  # type: ignore[import-not-found]
+    from ts.torch_handler.base_handler import BaseHandler as Base  # type: ignore[import-not-found]
+    from ts.utils.util import PredictionException  # type: ignore[import-not-found]
+
+    assert Base is base_handler.BaseHandler is BaseHandler
+    assert str(PredictionException("no", 400)) == "no : 400"
+    ts = sys.modules["ts"]
+    assert ts.__version__ == ts.version.__version__ == "0.12.0"
+
+
+def test_outside_a_worker_there_is_no_ts() -> None:
+    code = "import flambeau.worker.main, sys; sys.exit('ts' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("ts")
+
+
+def test_an_archives_own_ts_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    (tmp_path / "ts.py").write_text("mine = 1")
+    monkeypatch.syspath_prepend(tmp_path)
+    install(tmp_path)
+    assert importlib.import_module("ts").mine == 1
+    assert "brings a module ts of its own" in caplog.text
+
+
+def test_an_installed_torchserve_is_not_used_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = tmp_path / "site"
+    (site / "ts").mkdir(parents=True)
+    (site / "ts" / "__init__.py").write_text("__version__ = 'theirs'")
+    monkeypatch.syspath_prepend(site)
+    install(tmp_path)
+    install(tmp_path)
+    assert importlib.import_module("ts").__version__ == "0.12.0"
+    assert caplog.text.count("Uninstall torchserve") == 1
+    assert sum(isinstance(each, finder.TorchServeFinder) for each in sys.meta_path) == 1
+
+
+HANDLER = """
+from abc import ABC
+
+import torch
+from ts.context import Context
+from ts.handler_utils.timer import timed
+from ts.metrics.dimension import Dimension
+from ts.torch_handler.base_handler import BaseHandler
+from ts.utils.util import PredictionException, load_label_mapping
+
+class Doubler(BaseHandler, ABC):
+    def __init__(self):
+        self.calls = 0
+
+    def initialize(self, context: Context):
+        self.initialized = True
+        self.device = torch.device("cpu")
+        self.model = lambda x: 2 * x
+
+    @timed
+    def preprocess(self, data):
+        self.calls += 1
+        return torch.tensor([row["body"] for row in data])
+
+    def postprocess(self, data):
+        self.context.metrics.add_counter("Calls", self.calls, None, [Dimension("Kind", "test")])
+        return data.tolist()
+"""
+
+
+def load(tmp_path: Path, text: str) -> tuple[Any, Context]:
+    (tmp_path / "handler.py").write_text(text)
+    from flambeau.worker.metrics import Metrics
+
+    context = Context("m", str(tmp_path), None, 2, None, "0.12.0", True, Metrics("m"), {})
+    context.begin_batch(["a", "b"], [{}, {}])
+    return load_entry_point("handler.py", tmp_path, context), context
+
+
+@pytest.mark.usefixtures("ts")
+def test_a_handler_as_people_write_them(tmp_path: Path) -> None:
+    entry_point, context = load(tmp_path, HANDLER)
+    assert entry_point([{"body": [1.0]}, {"body": [2.5]}], context) == [[2.0], [5.0]]
+    assert {sample.name for sample in context.metrics.drain()} == {"Calls", "HandlerTime"}
+
+
+@pytest.mark.usefixtures("ts")
+def test_what_is_not_there_yet_is_said(tmp_path: Path) -> None:
+    text = "from ts.torch_handler.object_detector import ObjectDetector"
+    with pytest.raises(
+        HandlerLoadError, match=r"ts\.torch_handler\.object_detector, which flambeau"
+    ):
+        load(tmp_path, text)
+
+
+@pytest.mark.usefixtures("ts")
+def test_the_small_functions() -> None:
+    from ts.handler_utils.utils import import_class  # type: ignore[import-not-found]
+    from ts.protocol import otf_message_handler  # type: ignore[import-not-found]
+    from ts.utils.util import (
+        CLEANUP_REGEX,
+        PT2Backend,
+        check_valid_pt2_backend,
+    )
+
+    assert import_class("collections.OrderedDict").__name__ == "OrderedDict"
+    assert import_class("OrderedDict", "collections").__name__ == "OrderedDict"
+    for wrong, words in (("", "class name"), ("NoDots", "module name"), ("json.Nope", "not found")):
+        with pytest.raises(ImportError, match=words):
+            import_class(wrong)
+    assert check_valid_pt2_backend(PT2Backend.INDUCTOR.value)
+    assert not check_valid_pt2_backend("steam")
+    assert CLEANUP_REGEX.sub("", "<b>a&amp;b</b>") == "ab"
+    with pytest.warns(PendingDeprecationWarning, match="moved to"), pytest.raises(RuntimeError):
+        otf_message_handler.send_intermediate_predict_response(["x"], None, "", 200)
+
+
+@pytest.mark.usefixtures("ts")
+def test_the_metrics_of_before() -> None:
+    from ts.metrics.metrics_store import MetricsStore  # type: ignore[import-not-found]
+
+    store = MetricsStore({0: "r0", 1: "r1"}, "m")
+    store.add_counter("Hits", 1, 0, [Dimension("Kind", "test")])
+    store.add_counter("Hits", 2, 0, [Dimension("Kind", "test")])
+    store.add_time("Wait", 2.5, 1)
+    hits, wait = store.store
+    assert (hits.value, hits.request_id, wait.unit) == (3, "r0", "Milliseconds")
+    assert str(hits).startswith("Hits.Count:3|#Kind:test,ModelName:m,Level:Model|#hostname:")
+    with pytest.raises(ValueError, match="timed metric"):
+        store.add_time("Wait", 1, unit="days")

@@ -1,0 +1,109 @@
+"""Small things that TorchServe's modules have and flambeau has no use for itself."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import importlib
+import logging
+import re
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ..streaming import send_intermediate_predict_response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+logger = logging.getLogger(__name__)
+
+CLEANUP_REGEX = re.compile(r"<.*?>|&([a-z0-9]+|#[0-9]{1,6}|#x[0-9a-f]{1,6});")
+"""HTML's tags and entities, which text handlers take out."""
+
+
+class PT2Backend(str, enum.Enum):
+    """Backends of ``torch.compile`` that TorchServe knows."""
+
+    EAGER = "eager"
+    AOT_EAGER = "aot_eager"
+    INDUCTOR = "inductor"
+    NVFUSER = "nvfuser"
+    AOT_NVFUSER = "aot_nvfuser"
+    AOT_CUDAGRAPHS = "aot_cudagraphs"
+    OFI = "ofi"
+    FX2TRT = "fx2trt"
+    ONNXRT = "onnxrt"
+    IPEX = "ipex"
+    TORCHXLA_TRACE_ONCE = "torchxla_trace_once"
+    OPENVINO = "openvino"
+    TENSORRT = "tensorrt"
+    HPU_BACKEND = "hpu_backend"
+
+
+def check_valid_pt2_backend(backend: str) -> bool:
+    """Whether ``backend`` is one that TorchServe knows; a warning in the log if not."""
+    if backend in {each.value for each in PT2Backend}:
+        return True
+    logger.warning("%s is not a supported backend", backend)
+    return False
+
+
+def get_yaml_config(yaml_file_path: str | Path) -> Any:
+    """What the YAML file holds."""
+    return yaml.safe_load(Path(yaml_file_path).read_text(encoding="utf-8"))
+
+
+def deprecated(
+    version: str, replacement: str = "", klass: type[Warning] = PendingDeprecationWarning
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorates a function that warns whenever it is called."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def warning(*args: Any, **kwargs: Any) -> Any:
+            name = function.__name__
+            warnings.warn(f"{name} is deprecated in {version} and moved to {replacement}", klass, 2)
+            return function(*args, **kwargs)
+
+        return warning
+
+    return decorate
+
+
+def import_class(class_name: str | None, module_prefix: str | None = None) -> Any:
+    """The class named ``module.Class``, below ``module_prefix`` if one is given.
+
+    Raises ImportError with TorchServe's words.
+    """
+    if not class_name:
+        raise ImportError("class name is not defined")
+    module_name, _, name = class_name.rpartition(".")
+    if module_prefix is not None:
+        module_name = f"{module_prefix}.{module_name}" if module_name else module_prefix
+    if not module_name:
+        raise ImportError("module name is not defined.")
+    found = getattr(importlib.import_module(module_name), name, None)
+    if found is None:
+        raise ImportError(f"class:{name} not found in module:{module_name}.")
+    return found
+
+
+def emit_metrics(metrics: Iterable[object]) -> None:
+    """Log each metric, as old handlers do with a list of their own."""
+    for metric in metrics:
+        logger.info("[METRICS]%s", metric)
+
+
+@deprecated("0.9.0", "ts.handler_utils.utils.send_intermediate_predict_response")
+def old_send_intermediate_predict_response(
+    ret: Sequence[object],
+    req_id_map: Mapping[int, str] | None,
+    message: str,
+    code: int,
+    context: Any = None,
+) -> None:
+    """As the function of that name, from where it was before."""
+    send_intermediate_predict_response(ret, req_id_map, message, code, context)
