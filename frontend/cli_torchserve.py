@@ -7,6 +7,7 @@ for, models cannot be registered, and what is registered is written down in snap
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -173,7 +174,8 @@ def _serve(config: Config, pid_file: Path) -> int:
     refuse_second(config)
     _write_pid(pid_file, os.getpid())
     # TorchServe logs to stdout, which is where scripts look for its words.
-    os.dup2(1, 2)
+    with contextlib.suppress(OSError):
+        os.dup2(1, 2)
     try:
         return run(config)
     finally:
