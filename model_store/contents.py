@@ -13,7 +13,7 @@ import stat
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from .errors import InvalidModelError
+from .errors import InvalidModelError, printable
 from .file_kinds import Danger, Finding, inspect_file, is_safetensors, is_text
 from .manifest import MANIFEST_PATH, Manifest, read_model_config
 from .pickles import Budget
@@ -63,7 +63,7 @@ def refuse_code(model_dir: Path, manifest: Manifest | None) -> None:
         if not any(name == each for each, _ in found):
             found.append((name, "it could be code"))
     if found:
-        listed = "; ".join(f"{_printable(name)}: {what}" for name, what in found[:5])
+        listed = "; ".join(f"{printable(name)}: {what}" for name, what in found[:5])
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
         raise InvalidModelError(
             f"This server runs no code of archives (allow_archive_code=false). {listed}{more}. "
@@ -120,7 +120,3 @@ def _keys(value: Any) -> Iterator[tuple[object, object]]:
     if isinstance(value, list):
         for each in value:
             yield from _keys(each)
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else ascii(text)[1:-1]

@@ -37,3 +37,8 @@ class DownloadError(FlambeauError):
 
     status = 400
     type = "DownloadArchiveException"
+
+
+def printable(text: str) -> str:
+    """``text`` for a message: without characters that a terminal would obey or that end a line."""
+    return text if text.isprintable() else ascii(text)[1:-1]

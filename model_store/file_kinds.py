@@ -41,7 +41,6 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][\w.]*")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 _RAW_TENSOR = re.compile(r"[^/]+/(data/[0-9]+|version|byteorder|\.format_version|\.data/.*)")
 _LONGEST_HEADER = 100 << 20
-_LONGEST_TEXT = 256 << 20
 _MOST_MEMBERS = 10_000
 _PIECE = 1 << 20
 
@@ -98,14 +97,16 @@ def is_safetensors(path: Path) -> bool:
 
 def is_text(path: Path) -> bool:
     """UTF-8 without control characters, and no script."""
-    if path.stat().st_size > _LONGEST_TEXT:
-        return False
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            text = file.read()
+            if file.read(2) == "#!":
+                return False
+            file.seek(0)
+            return all(
+                _CONTROL.search(piece) is None for piece in iter(lambda: file.read(_PIECE), "")
+            )
     except UnicodeDecodeError:
         return False
-    return not text.startswith("#!") and _CONTROL.search(text) is None
 
 
 def _judge(path: Path, name: str, file: IO[bytes], budget: Budget) -> Finding:

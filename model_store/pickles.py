@@ -14,7 +14,6 @@ from typing import IO, Any, cast
 
 UNREADABLE = "an unreadable program"
 HIDDEN = "a name that is computed"
-TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 TORCH_PICKLES = 5
 MOST_PICKLES = 16
 _LONGEST_LINE = 1 << 20
@@ -35,8 +34,10 @@ _TENSORS = re.compile(
     """,
     re.VERBOSE,
 )
-_TEXTS = {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"}
-_TEXTS.add("BINUNICODE8")
+_TEXTS = {
+    *("STRING", "BINSTRING", "SHORT_BINSTRING"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+}
 _STORES = {"PUT", "BINPUT", "LONG_BINPUT"}
 _FETCHES = {"GET", "BINGET", "LONG_BINGET"}
 _MARK = object()
@@ -65,20 +66,19 @@ def beyond_tensors(names: set[str]) -> set[str]:
 def imported_names(file: IO[bytes], budget: Budget | None = None) -> set[str]:
     """The ``module.name``s that the pickle in ``file`` imports, and those of pickles behind it.
 
-    Files of old versions of torch hold five pickles and then raw numbers, which may look like more.
-    ``UNREADABLE`` and ``HIDDEN`` stand for names that cannot be told.
+    Files of old versions of torch hold five pickles and then raw numbers, which may look like more:
+    only what comes later than that may be unreadable. ``UNREADABLE`` and ``HIDDEN`` stand for names
+    that cannot be told.
     """
     budget = budget or Budget()
-    first = _Program(file, budget)
-    names = first.names()
-    certain = TORCH_PICKLES if first.value == TORCH_MAGIC else 1
-    for number in range(1, MOST_PICKLES):
-        if UNREADABLE in names or not file.read(1):
+    names: set[str] = set()
+    for number in range(MOST_PICKLES):
+        if number and not file.read(1):
             break
-        file.seek(-1, io.SEEK_CUR)
+        file.seek(-1 if number else 0, io.SEEK_CUR)
         found = _Program(file, budget).names()
         # Whatever runs before the unreadable part has run.
-        names |= found if number < certain else found - {UNREADABLE}
+        names |= found if number < TORCH_PICKLES else found - {UNREADABLE}
         if UNREADABLE in found:
             break
     return names
@@ -93,8 +93,6 @@ class _Program:
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         self._names: set[str] = set()
-        self.value: Any = None
-        """What the last number was: old files of torch begin with a magic one."""
 
     def names(self) -> set[str]:
         try:
@@ -109,8 +107,6 @@ class _Program:
 
     def _step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
         name = opcode.name
-        if name.startswith("LONG") and isinstance(argument, int):
-            self.value = argument
         if name in ("GLOBAL", "INST"):
             # pickletools reads escapes where Python reads none, so its argument may be wrong.
             module, imported = (line[:-1].decode(errors="replace") for line in self._file.lines)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from .archive import DEFAULT_LIMITS, Limits, digest, unpack
 from .contents import refuse_code
-from .errors import InvalidModelError, ModelNotFoundError, StorageError
+from .errors import InvalidModelError, ModelNotFoundError, StorageError, printable
 from .manifest import load_manifest, load_model_config
 
 if TYPE_CHECKING:
@@ -439,4 +439,4 @@ def _is_same_file(fd: int, path: Path) -> bool:
 
 def _printable(url: str) -> str:
     """The url for a message: cut short, and without characters that could forge a log line."""
-    return (url if url.isprintable() else ascii(url)[1:-1])[:256]
+    return printable(url)[:256]

@@ -113,6 +113,16 @@ def test_secrets_are_not_written_down(folder):
     assert "load_models" not in text
 
 
+def test_where_one_start_logged_to_is_not_written_down(folder):
+    environ = {"HOME": str(folder), "LOG_LOCATION": str(folder / "logs")}
+    flags = {"model_store": str(folder / "store"), "log_file": str(folder / "server.log")}
+    defaults = {"metrics_location": str(folder), "access_log": "true"}
+    text = render(load_config(flags, environ, folder, defaults), {}, "x-snapshot.cfg", 0.0)
+    assert "access_log=true" in text
+    for key in ("log_file", "log_location", "metrics_location"):
+        assert key not in text
+
+
 def test_the_summary_counts_versions(folder):
     config = load_config({"model_store": "store"}, {}, folder)
     entries = {key: value for key, value, _ in parse(snapshots_of(folder, config).read_text())}

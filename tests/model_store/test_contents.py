@@ -217,6 +217,8 @@ def npy(dtype: str) -> bytes:
         ("array.npy", npy("|O")),
         ("fields.npy", npy("[('a', 'O')]")),
         ("old.pth", MAGIC + OLD_EVIL),
+        # torch does not mind what else the first pickle does.
+        ("marked.pth", MAGIC[:-1] + b"r\1\0\0\0." + b"\x80\x02" + b"N0" * 1_500_000 + EVIL[2:]),
         ("later.pth", MAGIC + CLEAN + CLEAN + EVIL),
         ("behind.pkl", CLEAN + EVIL),
         ("text.dat", OLD_EVIL),

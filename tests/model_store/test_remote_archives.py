@@ -219,7 +219,6 @@ def test_s3_without_its_library_says_what_to_install(tmp_path, monkeypatch):
 
 def test_a_signed_request_goes_to_s3_and_no_further(tmp_path, monkeypatch, mar, serve):
     """The signature is for the first place; where that redirects to, it is not shown."""
-    pytest.importorskip("botocore")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
