@@ -12,7 +12,7 @@ import click
 
 from ..model_store.archive import unpack
 from ..model_store.contents import Danger, inspect, refuse_code
-from ..model_store.errors import InvalidModelError
+from ..model_store.errors import InvalidModelError, printable
 from ..model_store.manifest import MANIFEST_PATH, load_manifest
 from .table import render_table
 
@@ -90,16 +90,11 @@ def _unpacked(archive: Path) -> Iterator[Path]:
 
 
 def _show(report: dict[str, Any]) -> None:
-    name = _printable(report["archive"])
-    rows = [[_printable(each[key]) for key in each] for each in report["findings"]]
+    name = printable(report["archive"])
+    rows = [[printable(each[key]) for key in each] for each in report["findings"]]
     if rows:
         click.echo(f"{name}:\n{render_table(['FILE', 'IS', 'WHAT'], rows)}")
     elif report["error"] is None:
         click.echo(f"{name}: plain data only")
     if report["error"] is not None:
-        click.echo(f"{name}: {_printable(report['error'])}", err=True)
-
-
-def _printable(text: str) -> str:
-    """Names come from strangers: what a terminal would obey is shown as its code."""
-    return text if text.isprintable() else ascii(text)[1:-1]
+        click.echo(f"{name}: {printable(report['error'])}", err=True)

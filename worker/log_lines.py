@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 _MOST = 8
 """Ids that a line carries: a batch may be large."""
 
-_mark = ""
+_requests: Sequence[str] = ()
 
 
 def set_requests(ids: Sequence[str]) -> None:
     """From now on lines are about these requests; about none if there are none."""
-    global _mark
-    more = [f"and {len(ids) - _MOST} more"] if len(ids) > _MOST else []
-    _mark = REQUESTS_MARK + ", ".join([*ids[:_MOST], *more]) if ids else ""
+    global _requests
+    _requests = ids
 
 
 class RequestLines(logging.Formatter):
@@ -32,4 +31,9 @@ class RequestLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        return text.replace("\n", f"{_mark}\n") + _mark if _mark else text
+        if not _requests:
+            return text
+        more = len(_requests) - _MOST
+        named = [*_requests[:_MOST], *([f"and {more} more"] if more > 0 else [])]
+        mark = REQUESTS_MARK + ", ".join(named)
+        return text.replace("\n", f"{mark}\n") + mark

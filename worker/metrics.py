@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 MAX_PENDING_SAMPLES = 10_000
 
-_UNITS: dict[str | None, str] = {
+UNITS: dict[str | None, str] = {
     "ms": "Milliseconds",
     "s": "Seconds",
     "percent": "Percent",
@@ -81,7 +81,7 @@ class CachingMetric:
     ) -> None:
         self._recorder = recorder
         self.metric_name = metric_name
-        self.unit = _UNITS.get(unit, unit) or "unit"
+        self.unit = UNITS.get(unit, unit) or "unit"
         self.dimension_names = list(dimension_names)
         self.metric_type = metric_type
 

@@ -16,7 +16,7 @@ import yaml
 from ..streaming import send_intermediate_predict_response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable
 
 logger = logging.getLogger(__name__)
 
@@ -97,13 +97,7 @@ def emit_metrics(metrics: Iterable[object]) -> None:
         logger.info("[METRICS]%s", metric)
 
 
-@deprecated("0.9.0", "ts.handler_utils.utils.send_intermediate_predict_response")
-def old_send_intermediate_predict_response(
-    ret: Sequence[object],
-    req_id_map: Mapping[int, str] | None,
-    message: str,
-    code: int,
-    context: Any = None,
-) -> None:
-    """As the function of that name, from where it was before."""
-    send_intermediate_predict_response(ret, req_id_map, message, code, context)
+old_send_intermediate_predict_response = deprecated(
+    "0.9.0", "ts.handler_utils.utils.send_intermediate_predict_response"
+)(send_intermediate_predict_response)
+"""The function of that name, from where it was before."""

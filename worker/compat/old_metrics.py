@@ -6,13 +6,10 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..metrics import Dimension
+from ..metrics import UNITS, Dimension, Metrics, MetricTypes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-_UNITS = {"ms": "Milliseconds", "percent": "Percent", "count": "Count", "MB": "Megabytes"}
-_UNITS |= {"s": "Seconds", "GB": "Gigabytes", "kB": "Kilobytes", "B": "Bytes", "": "unit"}
+    from collections.abc import Sequence
 
 
 class Metric:
@@ -28,7 +25,7 @@ class Metric:
         metric_method: str | None = None,
     ) -> None:
         self.name = name
-        self.unit = _UNITS.get(unit, unit)
+        self.unit = UNITS.get(unit, unit)
         self.metric_method = metric_method
         self.value = value
         self.dimensions = dimensions
@@ -59,80 +56,53 @@ class Metric:
         return f"{self.name}.{self.unit}:{self.value}|#{dimensions}|{tail}"
 
 
-class MetricsStore:
+class MetricsStore(Metrics):
     """Keeps what it is told in ``store``; nothing is sent anywhere."""
 
-    def __init__(self, request_ids: Mapping[int, str] | None, model_name: str | None) -> None:
-        self.store: list[Metric] = []
+    def __init__(self, request_ids: dict[int, str] | None, model_name: str | None) -> None:
+        super().__init__(model_name)
         self.request_ids = request_ids
-        self.model_name = model_name
-        self.cache: dict[str, Metric] = {}
+        self._kept: list[Metric] = []
+        self._counters: dict[tuple[str, ...], Metric] = {}
 
-    def add_counter(
-        self, name: str, value: Any, idx: Any = None, dimensions: Sequence[Any] | None = None
-    ) -> None:
-        self._add(name, value, "count", idx, dimensions, "counter")
-
-    def add_time(
-        self,
-        name: str,
-        value: Any,
-        idx: Any = None,
-        unit: str = "ms",
-        dimensions: Sequence[Any] | None = None,
-    ) -> None:
-        """ValueError for a unit other than ms and s."""
-        if unit not in ("ms", "s"):
-            raise ValueError("the unit for a timed metric should be one of ['ms', 's']")
-        self._add(name, value, unit, idx, dimensions)
-
-    def add_size(
-        self,
-        name: str,
-        value: Any,
-        idx: Any = None,
-        unit: str = "MB",
-        dimensions: Sequence[Any] | None = None,
-    ) -> None:
-        """ValueError for a unit other than MB, kB, GB and B."""
-        if unit not in ("MB", "kB", "GB", "B"):
-            raise ValueError("The unit for size based metric is one of ['MB','kB', 'GB', 'B']")
-        self._add(name, value, unit, idx, dimensions)
-
-    def add_percent(
-        self, name: str, value: Any, idx: Any = None, dimensions: Sequence[Any] | None = None
-    ) -> None:
-        self._add(name, value, "percent", idx, dimensions)
-
-    def add_error(self, name: str, value: Any, dimensions: Sequence[Any] | None = None) -> None:
-        self._add(name, value, "", None, dimensions)
+    @property
+    def store(self) -> list[Metric]:  # type: ignore[override]
+        """The metrics in the order of their first calls; counters are added up."""
+        return self._kept
 
     def add_metric(
         self,
         name: str,
         value: Any,
-        unit: str,
+        unit: str | None,
         idx: Any = None,
-        dimensions: Sequence[Any] | None = None,
+        dimensions: Sequence[Any] | None = (),
+        metric_type: MetricTypes = MetricTypes.COUNTER,
     ) -> None:
-        self._add(name, value, unit, idx, dimensions)
+        known = [*(dimensions or ()), *self._missing(dimensions)]
+        self._keep(name, value, unit or "", known, self._request(idx), metric_type)
 
-    def _add(
+    def add_error(self, name: str, value: Any, dimensions: Sequence[Any] | None = ()) -> None:
+        known = [*(dimensions or ()), Dimension("Level", "Error")]
+        self._keep(name, value, "", known, None, MetricTypes.GAUGE)
+
+    def _request(self, idx: Any) -> str | None:
+        ids = self.request_ids if isinstance(self.request_ids, dict) else {}
+        return ids.get(idx) if idx is not None else ",".join(ids.values()) or None
+
+    def _keep(
         self,
         name: str,
         value: Any,
         unit: str,
-        idx: Any,
-        dimensions: Sequence[Any] | None,
-        method: str | None = None,
+        dimensions: list[Any],
+        request: str | None,
+        metric_type: MetricTypes,
     ) -> None:
-        ids = self.request_ids or {}
-        request = ids.get(idx) if idx is not None else ",".join(ids.values()) or None
-        own = [Dimension("ModelName", self.model_name), Dimension("Level", "Model")]
-        known = [*(dimensions or ()), *(own if request else [Dimension("Level", "Error")])]
-        key = "-".join([name, unit, str(request), *map(str, known)])
-        if method == "counter" and key in self.cache:
-            self.cache[key].update(value)
+        key = (name, unit, str(request), *map(str, dimensions))
+        if metric_type is MetricTypes.COUNTER and key in self._counters:
+            self._counters[key].update(value)
             return
-        self.cache[key] = Metric(name, value, unit, known, request, method)
-        self.store.append(self.cache[key])
+        metric = Metric(name, value, unit, dimensions, request, metric_type.value)
+        self._counters[key] = metric
+        self._kept.append(metric)
