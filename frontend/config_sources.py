@@ -122,7 +122,7 @@ def _without_torchserves(found: dict[str, Raw], warnings: list[str]) -> dict[str
             kept[key] = raw
     if left:
         warnings.append(
-            f"environment: {', '.join(sorted(left, reverse=True))} not read, as under TorchServe; "
+            f"environment: not read, as under TorchServe: {', '.join(sorted(left))}; "
             "enable_envvars_config=true in the configuration file makes them count."
         )
     return kept
