@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .handlers.handler import Handler
+    from .worker.errors import PredictionException
 
 __version__ = "0.1.0"
 
-__all__ = ["FlambeauError", "__version__", "without_folders"]
+__all__ = ["FlambeauError", "Handler", "PredictionException", "__version__", "without_folders"]
 
 _ABSOLUTE_FOLDER = re.compile(r"(?<![\w./-])/(?!/)(?:[^\s'\":,;()\[\]/]+/)+")
 
@@ -36,3 +41,16 @@ def without_folders(text: str) -> str:
     and clients see. The folders of a server are none of their business, names of files are.
     """
     return _ABSOLUTE_FOLDER.sub("", text)
+
+
+def __getattr__(name: str) -> object:
+    """``Handler`` and ``PredictionException``, for handlers; nobody else waits for their import."""
+    if name == "Handler":
+        from .handlers.handler import Handler
+
+        return Handler
+    if name == "PredictionException":
+        from .worker.errors import PredictionException
+
+        return PredictionException
+    raise AttributeError(f"module 'flambeau' has no attribute {name!r}")

@@ -234,7 +234,8 @@ class Engine:
             case Loaded():
                 logger.info("worker %s is ready after %.1f s", identity, message.seconds)
                 self._on_loaded(torchserve_name(identity), message.seconds)
-                self._run(self._fleet.loaded(identity, message.credits, at))
+                schemas = (message.input_schema, message.output_schema)
+                self._run(self._fleet.loaded(identity, message.credits, at, schemas))
             case LoadFailed():
                 self._run(self._fleet.load_failed(identity, message, at))
             case Bye():

@@ -17,6 +17,7 @@
     ├── MalformedPathError              403 IllegalArgumentException
     ├── PayloadTooLargeError            413 PayloadTooLargeException
     ├── ExpectationFailedError          417 BadRequestException
+    ├── InvalidInputError               422 InvalidInputException
     ├── WorkerStartError                500 InternalServerException  (507 when out of memory)
     ├── InferenceError                  status of the worker's answer
     ├── ServiceUnavailableError         503 ServiceUnavailableException
@@ -151,6 +152,16 @@ class PayloadTooLargeError(FlambeauError):
             f"Request body exceeds the limit of {limit} bytes. "
             "Send less, or raise max_request_size in the server's configuration."
         )
+
+
+class InvalidInputError(FlambeauError):
+    """The request does not fit what the model's handler says of its input."""
+
+    status = 422
+    type = "InvalidInputException"
+
+    def __init__(self, faults: str) -> None:
+        super().__init__(f"The request does not fit the model's input: {faults}")
 
 
 class ExpectationFailedError(FlambeauError):

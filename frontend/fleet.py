@@ -21,6 +21,7 @@ from .lifecycle import VersionKey, VersionState, WorkerState
 from .roster import (
     Exit,
     ExitReason,
+    Schemas,
     Slot,
     Version,
     VersionSpec,
@@ -116,7 +117,9 @@ class Fleet(Crew):
         self._watch(worker)
         return self._agenda.flush()
 
-    def loaded(self, identity: str, credits: int, now: float) -> list[Command]:
+    def loaded(
+        self, identity: str, credits: int, now: float, schemas: Schemas = (None, None)
+    ) -> list[Command]:
         """A worker loaded its model and holds up to ``credits`` batches, one of them in work."""
         worker = self.workers.get(identity)
         if worker is None:
@@ -129,6 +132,7 @@ class Fleet(Crew):
         slot.boot_failures = 0
         slot.failing_since = None
         version.boot_failure = None
+        version.schemas = schemas
         worker.credits = credits
         version.free.append(worker)
         self._refresh(version)

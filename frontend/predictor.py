@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from .. import FlambeauError
 from .errors import DrainingError
+from .input_check import LARGE_BODY, checked_body, refuse_misfit
 from .jobs import Job, Outcome
 from .streams import refuse_longer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from .engine import Engine
     from .jobs import Part
@@ -72,6 +73,9 @@ class Predictor:
         started = monotonic()
         try:
             headers, parts = await read_input()
+            current = self._engine.version(key)
+            if current is not None and current.schemas[0] is not None:
+                await _refuse_misfit(current.schemas[0], parts)
             job = Job(
                 request_id,
                 headers,
@@ -117,3 +121,13 @@ class Predictor:
         except asyncio.CancelledError:
             self._engine.abandon(key, job)
             raise
+
+
+async def _refuse_misfit(schema: str, parts: Sequence[Part]) -> None:
+    body = checked_body(parts)
+    if body is None:
+        return
+    if len(body.body) > LARGE_BODY:
+        await asyncio.to_thread(refuse_misfit, schema, body)
+    else:
+        refuse_misfit(schema, body)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .config import Config
     from .engine import Engine
     from .lifecycle import VersionKey
-    from .roster import Exit, Version, VersionSpec
+    from .roster import Exit, Schemas, Version, VersionSpec
 
 __all__ = ["Registration", "Registry", "Reply"]
 
@@ -268,6 +268,11 @@ class Registry:
         """A worker of the version has its model loaded; raises as ``resolve``."""
         current = self._engine.version(self.resolve(name, version))
         return current is not None and bool(current.ready_workers)
+
+    def schemas(self, name: str, version: str | None) -> Schemas:
+        """What the version's handler says of its input and output; raises as ``resolve``."""
+        current = self._engine.version(self.resolve(name, version))
+        return (None, None) if current is None else current.schemas
 
     def unready(self) -> dict[str, str]:
         """Default versions that should have workers and have none that is ready: their state."""

@@ -39,6 +39,10 @@ PREFETCHED_WORK = 0.001
 """Seconds of work that may wait at a worker with a very fast handler."""
 
 
+Schemas = tuple[str | None, str | None]
+"""JSON Schema of a request's JSON and of an answer's, as text, where a handler declares them."""
+
+
 class ExitReason(enum.Enum):
     """Why a worker is gone."""
 
@@ -234,6 +238,7 @@ class Version(Lifecycle[VersionState]):
         "min_workers",
         "queue",
         "running",
+        "schemas",
         "slots",
         "spec",
         "wake_at",
@@ -256,6 +261,8 @@ class Version(Lifecycle[VersionState]):
         """Jobs in flight."""
         self.handler_seconds: float | None = None
         """What the handler takes for a batch, lately."""
+        self.schemas: Schemas = (None, None)
+        """What the handler says of its input and output."""
         self.min_workers = 0
         self.max_workers = 0
         self.failure: Exit | None = None

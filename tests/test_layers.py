@@ -25,6 +25,7 @@ LAYERS = [
     "frontend.run_dir "
     "frontend.metric_log frontend.metrics_config "
     "frontend.config_key frontend.access",
+    "frontend.input_check "
     "model_store.manifest frontend.batcher frontend.config_sources frontend.config_listeners "
     "frontend.config_models frontend.config_observability frontend.config_security "
     "frontend.tokens frontend.api_keys",
@@ -119,7 +120,7 @@ def test_packages_keep_to_themselves(name):
         | {"worker.protocol", "worker.io_threads"},
         "worker": {"worker", "handlers"},
         "handlers": {"handlers", "worker.context", "worker.metrics", "worker.errors"}
-        | {"worker.modules"},
+        | {"worker.modules", "worker.streaming"},
         "archiver": {"archiver", "model_store"},
         "model_store": {"model_store"},
     }[package]

@@ -6,6 +6,7 @@ Names, signatures and values are those of TorchServe's ``ts.context``, which han
 
 from __future__ import annotations
 
+import copy
 import operator
 import os
 import re
@@ -114,6 +115,9 @@ class Context:
         self.model_yaml_config = model_yaml_config
         self.stopping_criteria: Any = None
         self.cl_socket: Any = None
+        self.input_schema: str | None = None
+        """JSON Schema of a request, where the handler declares one; ``output_schema`` likewise."""
+        self.output_schema: str | None = None
         self.header_key_sequence_id = os.getenv("TS_REQUEST_SEQUENCE_ID", "ts_request_sequence_id")
         self.header_key_sequence_start = os.getenv(
             "TS_REQUEST_SEQUENCE_START", "ts_request_sequence_start"
@@ -133,6 +137,17 @@ class Context:
         self._request_processor = [RequestProcessor(dict(header)) for header in headers]
         if self._metrics is not None:
             self._metrics.set_request_ids(self.request_ids)
+
+    def of_rows(self, rows: Sequence[int]) -> Context:
+        """The same context for some rows of the batch, numbered from 0: what is set on it counts
+        for the row that it stands for.
+        """
+        if self.request_ids is None or self._request_processor is None:
+            raise RuntimeError("There is no request: the model is still being loaded")
+        part = copy.copy(self)
+        part.request_ids = {place: self.request_ids[row] for place, row in enumerate(rows)}
+        part._request_processor = [self._request_processor[row] for row in rows]
+        return part
 
     @property
     def system_properties(self) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def _serve(link: Link) -> int:
     # The model and its libraries stay: the collector need not look through them time and again.
     gc.collect()
     gc.freeze()
-    link.send(Loaded(CREDITS, time.perf_counter() - started))
+    link.send(Loaded(CREDITS, time.perf_counter() - started, *service.schemas))
     while True:
         message = link.receive()
         if isinstance(message, Work):
@@ -129,6 +129,9 @@ def _load(load: Load, link: Link) -> Service:
         _model_config(model_dir, manifest),
     )
     entry_point = wrap(load.envelope, _entry_point(load, model_dir, context))
+    if load.envelope is not None:
+        # What clients send is the envelope's business then.
+        context.input_schema = context.output_schema = None
     return Service(
         entry_point,
         context,

@@ -131,10 +131,15 @@ class Hello:
 
 @dataclass(slots=True, frozen=True)
 class Loaded:
-    """The model is ready; the worker accepts ``credits`` batches at a time."""
+    """The model is ready; the worker accepts ``credits`` batches at a time.
+
+    The schemas are JSON Schema of one request's JSON and of its answer's, where the handler says.
+    """
 
     credits: int = 1
     seconds: float = 0.0
+    input_schema: str | None = None
+    output_schema: str | None = None
 
 
 @dataclass(slots=True, frozen=True)

@@ -53,6 +53,11 @@ class Service:
         self.is_spoilt = False
         """A CUDA error other than a lack of memory has left the GPU context unusable for good."""
 
+    @property
+    def schemas(self) -> tuple[str | None, str | None]:
+        """What the handler says of its input and of its output: JSON Schema, as text."""
+        return self._context.input_schema, self._context.output_schema
+
     def run(self, work: Work) -> Result:
         """The answers of one batch, in order. Handler errors become answers; nothing is raised,
         apart from SystemExit and KeyboardInterrupt, which end the worker.

@@ -19,6 +19,7 @@ from .gate import granted
 from .middlewares import Answer, json_answer, path_segments
 from .payload import client_headers, read_parts
 from .streaming import send_stream
+from .typed_schema import add_types
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -170,8 +171,9 @@ class InferenceAPI:
 
     def _describe(self, model: str, version: str | None) -> Answer:
         granted(Scope.INFER).require_model(model)
-        self._registry.resolve(model, version)
-        return json_answer(schema.model_document(model, version))
+        document = schema.model_document(model, version)
+        add_types(document, *self._registry.schemas(model, version))
+        return json_answer(document)
 
     async def _predict(
         self,

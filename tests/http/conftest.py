@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -45,6 +46,7 @@ class FakeEngine:
     jobs: list[tuple[tuple[str, str], Job]] = field(default_factory=list)
     abandoned: list[Job] = field(default_factory=list)
     gone: set[tuple[str, str]] = field(default_factory=set)
+    schemas: tuple[str | None, str | None] = (None, None)
 
     def predict(self, key: tuple[str, str], job: Job) -> asyncio.Future[Outcome]:
         self.jobs.append((key, job))
@@ -57,7 +59,7 @@ class FakeEngine:
         self.abandoned.append(job)
 
     def version(self, key: tuple[str, str]) -> object | None:
-        return None if key in self.gone else object()
+        return None if key in self.gone else SimpleNamespace(schemas=self.schemas)
 
     @property
     def job(self) -> Job:
@@ -82,6 +84,7 @@ class FakeRegistry:
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
     loading: dict[str, str] = field(default_factory=dict)
+    types: tuple[str | None, str | None] = (None, None)
 
     def resolve(self, name: str, version: str | None) -> tuple[str, str]:
         if name not in self.names:
@@ -114,6 +117,10 @@ class FakeRegistry:
 
     def is_healthy(self) -> bool:
         return self.healthy
+
+    def schemas(self, name: str, version: str | None) -> tuple[str | None, str | None]:
+        self.resolve(name, version)
+        return self.types
 
     def versions(self, name: str) -> list[str]:
         self.resolve(name, None)

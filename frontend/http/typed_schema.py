@@ -1,0 +1,56 @@
+"""What a handler says of its input and output, put into the OpenAPI document of its model."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+Document = dict[str, Any]
+
+_DEFINITIONS = "#/$defs/"
+_COMPONENTS = "#/components/schemas/"
+
+
+def add_types(document: Document, input_schema: str | None, output_schema: str | None) -> None:
+    """Put both JSON Schemas, as far as there are any, into the operations of ``document``."""
+    for name, text in (("Input", input_schema), ("Output", output_schema)):
+        if text is None:
+            continue
+        schema = _with_components(json.loads(text), document)
+        for path in document["paths"].values():
+            for operation in path.values():
+                if isinstance(operation, dict) and "responses" in operation:
+                    _put(operation, name, schema)
+        # JSON Schema as it is, with null as a type and so on, is what 3.1 has.
+        document["openapi"] = "3.1.0"
+
+
+def _put(operation: Document, name: str, schema: Document) -> None:
+    content = {"application/json": {"schema": schema}}
+    if name == "Output":
+        operation["responses"]["200"] = {"description": "The model's answer", "content": content}
+    elif "requestBody" in operation:
+        operation["requestBody"] = {"required": True, "content": content}
+        operation["responses"]["422"] = {"description": "The input does not fit; names the field"}
+
+
+def _with_components(schema: Document, document: Document) -> Document:
+    """``schema`` with its definitions moved to the document's components."""
+    definitions = schema.pop("$defs", {})
+    components = document.setdefault("components", {}).setdefault("schemas", {})
+    for name, definition in definitions.items():
+        components[name] = _moved(definition)
+    moved: Document = _moved(schema)
+    return moved
+
+
+def _moved(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_moved(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    moved = {name: _moved(each) for name, each in node.items()}
+    reference = node.get("$ref")
+    if isinstance(reference, str) and reference.startswith(_DEFINITIONS):
+        moved["$ref"] = _COMPONENTS + reference.removeprefix(_DEFINITIONS)
+    return moved
