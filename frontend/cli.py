@@ -17,6 +17,7 @@ _COMMANDS = {
     "scan": ".cli_scan:scan",
     "models": ".cli_models:models",
     "predict": ".cli_models:predict",
+    "handler": ".cli_handler:handler",
     "keys": ".cli_keys:keys",
     "config": ".cli_config:config",
 }

@@ -179,7 +179,7 @@ def predict(
     """
     if (input_file is None) == (json_text is None):
         raise click.UsageError("Give the input: either --input FILE or --json TEXT.")
-    body, guess = _read_input(str(input_file)) if json_text is None else _checked_json(json_text)
+    body, guess = read_input(str(input_file)) if json_text is None else _checked_json(json_text)
     path = "/".join(quote(part, safe="") for part in ("predictions", model, version) if part)
     with Server(url, cacert, key=key, cert=cert).send(
         "POST", f"/{path}", body=body, content_type=content_type or guess
@@ -259,7 +259,8 @@ def _checked_json(text: str) -> tuple[bytes, str | None]:
     return text.encode(), "application/json"
 
 
-def _read_input(name: str) -> tuple[bytes, str | None]:
+def read_input(name: str) -> tuple[bytes, str | None]:
+    """The bytes of a file, of standard input for ``-``, and the type that its name tells of."""
     if name == "-":
         return sys.stdin.buffer.read(), None
     try:

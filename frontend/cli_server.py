@@ -29,9 +29,19 @@ NOT_RUNNING = "flambeau is not currently running."
 @click.option(
     "--background", is_flag=True, help="Return when the server is ready; it keeps running."
 )
+@click.option(
+    "--reload", is_flag=True, help="Give a model new workers when its files in the store change."
+)
 @click.option("--ready-fd", type=int, hidden=True)
 @click.pass_context
-def start(ctx: click.Context, /, background: bool, ready_fd: int | None, **options: Any) -> None:
+def start(
+    ctx: click.Context,
+    /,
+    background: bool,
+    reload: bool,
+    ready_fd: int | None,
+    **options: Any,
+) -> None:
     """Serve the models of a model store.
 
     The server runs in the foreground until it is interrupted (then it finishes the requests that
@@ -48,11 +58,11 @@ def start(ctx: click.Context, /, background: bool, ready_fd: int | None, **optio
     if background:
         # In the foreground the server's log says them.
         show_warnings(config)
-        _start_in_background(flags, config)
+        _start_in_background(flags, config, reload)
         return
     from .server import run
 
-    ctx.exit(run(config, ready_fd))
+    ctx.exit(run(config, ready_fd, reload=reload))
 
 
 @click.command(short_help="Stop the running server.")
@@ -124,12 +134,14 @@ def refuse_second(config: Config) -> None:
             )
 
 
-def _start_in_background(flags: dict[str, object], config: Config) -> None:
+def _start_in_background(flags: dict[str, object], config: Config, reload: bool) -> None:
     from .background import start_detached
 
     name = server_name(parse_address(config.management_address))
     log = config.log_file or config.run_dir / "logs" / f"{name}.log"
     command = [sys.executable, "-m", "flambeau.frontend.cli", "start", *command_line(flags)]
+    if reload:
+        command.append("--reload")
     if config.log_file is None:
         command.append(f"--log-file={log}")
     ready = start_detached(

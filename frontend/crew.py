@@ -101,6 +101,11 @@ class Crew:
             del self._draining[version.key]
             self._agenda.command(Notify(version.key))
 
+    def _add_slot(self, version: Version, now: float) -> None:
+        slot = Slot(version, next(self._slot_numbers), self._assign(version.spec))
+        version.slots[slot.number] = slot
+        self._spawn(slot, now)
+
     def _retire(self, slot: Slot, now: float) -> None:
         """The slot is not wanted any more: its worker finishes what it has and leaves."""
         slot.retiring = True

@@ -103,6 +103,10 @@ class Engine:
         """Want this many workers; ``wait_until`` tells when they are there."""
         self._run(self._fleet.scale(key, min_workers, max_workers, now()))
 
+    def replace(self, key: VersionKey) -> None:
+        """Have new workers in the place of the version's, as its files have changed."""
+        self._run(self._fleet.replace(key, now()))
+
     def drain(self, key: VersionKey, timeout: float) -> None:
         """Let the version serve what it has, at most ``timeout`` seconds, and go."""
         started = now()

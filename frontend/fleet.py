@@ -22,7 +22,6 @@ from .roster import (
     Exit,
     ExitReason,
     Schemas,
-    Slot,
     Version,
     VersionSpec,
 )
@@ -204,9 +203,7 @@ class Fleet(Crew):
         was_given_up = version.state is VersionState.FAILED
         active = version.active_slots
         for _ in range(min_workers - len(active)):
-            slot = Slot(version, next(self._slot_numbers), self._assign(version.spec))
-            version.slots[slot.number] = slot
-            self._spawn(slot, now)
+            self._add_slot(version, now)
         active.sort(key=lambda slot: slot.worker is None or not slot.worker.is_ready)
         for slot in active[max_workers:][::-1]:
             self._retire(slot, now)
@@ -214,6 +211,26 @@ class Fleet(Crew):
             self._try_again(version, now)
         if not version.has_active_slot:
             self._dispatcher.refuse_waiting(version, now)
+        self._refresh(version)
+        return self._agenda.flush()
+
+    def replace(self, key: VersionKey, now: float) -> list[Command]:
+        """Have new workers in the place of all: what waits is for them, what is begun is finished.
+
+        A version that was given up is tried again.
+        """
+        version = self.versions.get(key)
+        if version is None or version.state is VersionState.DRAINING:
+            return []
+        old = version.active_slots
+        version.boot_failure = None
+        if version.state is VersionState.FAILED:
+            version.move(VersionState.LOADING)
+            version.failure = None
+        for _ in old:
+            self._add_slot(version, now)
+        for slot in old:
+            self._retire(slot, now)
         self._refresh(version)
         return self._agenda.flush()
 

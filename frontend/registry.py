@@ -34,6 +34,7 @@ from .self_description import ask_about_itself
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from ..model_store.store import ModelStore, StoredModel
     from .config import Config
@@ -269,6 +270,15 @@ class Registry:
         current = self._engine.version(self.resolve(name, version))
         return current is not None and bool(current.ready_workers)
 
+    def places(self) -> dict[VersionKey, tuple[Path, str | None]]:
+        """Versions that are served in place: the folder, and the handler file if that is all."""
+        return {
+            record.spec.key: (record.stored.model_dir, record.stored.handler)
+            for records in self._records.values()
+            for record in records.values()
+            if record.stored.is_in_place
+        }
+
     def schemas(self, name: str, version: str | None) -> Schemas:
         """What the version's handler says of its input and output; raises as ``resolve``."""
         current = self._engine.version(self.resolve(name, version))
@@ -316,7 +326,7 @@ class Registry:
             )
         version = manifest.model_version if manifest else "1.0"
         handler = registration.handler or (manifest.handler if manifest else None)
-        handler = handler or self._config.default_service_handler
+        handler = handler or stored.handler or self._config.default_service_handler
         if not handler:
             raise InvalidModelError(
                 "The archive names no handler. Give the handler parameter, or set "

@@ -31,6 +31,7 @@ from .logs import Logs
 from .metrics import Metrics
 from .metrics_config import read_metrics_config
 from .registry import Registry
+from .reload import watch
 from .runstate import remove_state, write_state
 from .snapshots import Snapshots
 from .startup import load_startup_models
@@ -48,12 +49,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("flambeau.server")
 
 
-def run(config: Config, ready_fd: int | None = None) -> int:
+def run(config: Config, ready_fd: int | None = None, *, reload: bool = False) -> int:
     """Serve until SIGTERM or SIGINT; the process's exit code.
 
     When the models of the configuration are there, one JSON line is written to ``ready_fd``: with
     ``pid``, ``addresses`` and the archives that ``failed``, or with ``error`` if the server cannot
-    start.
+    start. With ``reload`` models get new workers when their files change.
     """
     try:
         logs = Logs(config)
@@ -65,7 +66,7 @@ def run(config: Config, ready_fd: int | None = None) -> int:
         logger.warning("%s", warning)
     loop = _new_event_loop()
     try:
-        loop.run_until_complete(_serve(config, ready_fd))
+        loop.run_until_complete(_serve(config, ready_fd, reload))
     except (FlambeauError, OSError) as error:
         logger.error("%s", error)
         _tell(ready_fd, {"error": str(error)})
@@ -77,8 +78,8 @@ def run(config: Config, ready_fd: int | None = None) -> int:
     return 0
 
 
-async def _serve(config: Config, ready_fd: int | None) -> None:
-    await Server(config, ready_fd).run()
+async def _serve(config: Config, ready_fd: int | None, reload: bool) -> None:
+    await Server(config, ready_fd, reload=reload).run()
 
 
 class Server:
@@ -87,15 +88,18 @@ class Server:
     Made inside a running event loop.
     """
 
-    def __init__(self, config: Config, ready_fd: int | None = None) -> None:
+    def __init__(
+        self, config: Config, ready_fd: int | None = None, *, reload: bool = False
+    ) -> None:
         self._config = config
+        self._reload = reload
         self._ready_fd = ready_fd
         self._life = Lifecycle("server", SERVER_TRANSITIONS, ServerState.STARTING)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._visible = visible_gpus(os.environ)[: config.number_of_gpu]
         self._devices = DeviceAssigner(len(self._visible))
-        self._metrics = Metrics(
+        self.metrics = Metrics(
             mode=config.metrics_mode,
             wanted=read_metrics_config(
                 config.metrics_config, detect_models=config.model_metrics_auto_detect
@@ -110,13 +114,13 @@ class Server:
             config.initial_worker_port,
         )
         self._remove_stale_sockets()
-        self._engine = self._make_engine()
+        self.engine = self._make_engine()
         self._store = make_model_store(config)
-        self._registry = self._make_registry()
+        self.registry = self._make_registry()
         self._access = make_access(config)
-        self._snapshots = Snapshots(config, self._registry) if config.snapshots else None
-        self._metrics.workers = self._count_workers
-        self._metrics.late_results = lambda: self._fleet.late_results
+        self._snapshots = Snapshots(config, self.registry) if config.snapshots else None
+        self.metrics.workers = self._count_workers
+        self.metrics.late_results = lambda: self._fleet.late_results
 
     async def run(self) -> None:
         """Serve until told to stop. Raises ConfigError if it cannot listen."""
@@ -124,9 +128,9 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
         services = Services(
-            self._engine,
-            self._registry,
-            self._metrics,
+            self.engine,
+            self.registry,
+            self.metrics,
             self._config,
             self._access,
             self._is_draining,
@@ -135,13 +139,13 @@ class Server:
         try:
             listeners = await start_listeners(services)
         except BaseException:
-            await self._engine.close(0.0)
+            await self.engine.close(0.0)
             raise
         try:
             grpc = await _start_grpc(services)
         except BaseException:
             await listeners.close()
-            await self._engine.close(0.0)
+            await self.engine.close(0.0)
             raise
         if grpc is not None:
             listeners.urls.update(grpc.urls)
@@ -152,17 +156,19 @@ class Server:
         # Scripts written for TorchServe wait for these words.
         logger.info("Model server started.")
         loading = loop.create_task(self._load_models(listeners))
-        measuring = loop.create_task(self._log_system_metrics())
+        others = [loop.create_task(self._log_system_metrics())]
+        if self._reload:
+            others.append(loop.create_task(watch(self.registry, self.engine)))
         try:
             await self._stop.wait()
             if self._snapshots is not None:
-                self._registry.changed = lambda: None
+                self.registry.changed = lambda: None
                 self._snapshots.take("shutdown")
             await self._drain()
         finally:
-            loading.cancel()
-            measuring.cancel()
-            await asyncio.wait([loading, measuring])
+            for task in (loading, *others):
+                task.cancel()
+            await asyncio.wait([loading, *others])
             if grpc is not None:
                 await grpc.close()
             await listeners.close()
@@ -174,6 +180,12 @@ class Server:
             self._life.move(ServerState.STOPPED)
             logger.info("flambeau has stopped")
 
+    async def close(self) -> None:
+        """End the workers of a server that is not run."""
+        await self.engine.close(0.0)
+        self._socket_path().unlink(missing_ok=True)
+        self._access.retire()
+
     def _hung_up(self, with_tls: Sequence[Listeners | GrpcListeners]) -> None:
         """SIGHUP: certificates are read again, where there are some."""
         for each in with_tls:
@@ -183,12 +195,12 @@ class Server:
             self._signalled()
 
     async def _load_models(self, listeners: Listeners) -> None:
-        failed = await load_startup_models(self._registry, self._store, self._config)
+        failed = await load_startup_models(self.registry, self._store, self._config)
         if self._life.state is ServerState.STARTING:
             self._life.move(ServerState.SERVING)
         if self._snapshots is not None and not self._stop.is_set():
             self._snapshots.take("startup")
-            self._registry.changed = functools.partial(self._snapshots.take, "snapshot")
+            self.registry.changed = functools.partial(self._snapshots.take, "snapshot")
         # What lives now lives for good: the collector need not look at it again and again. What a
         # request leaves behind holds no cycles, so looking for some can wait.
         gc.collect()
@@ -201,7 +213,7 @@ class Server:
         """Where metrics go to the log, the host's go there once in a while."""
         while self._config.metrics_mode != "prometheus":
             # Graphics drivers may take their time.
-            await asyncio.to_thread(self._metrics.log_system)
+            await asyncio.to_thread(self.metrics.log_system)
             await asyncio.sleep(self._config.metric_time_interval)
 
     async def _drain(self) -> None:
@@ -212,12 +224,12 @@ class Server:
         self._life.move(ServerState.DRAINING)
         logger.info("flambeau is draining; a second signal skips the wait")
         await self._wait(self._hurry, self._config.pre_stop_delay)
-        draining = asyncio.ensure_future(self._engine.close(float(self._config.drain_timeout)))
+        draining = asyncio.ensure_future(self.engine.close(float(self._config.drain_timeout)))
         hurry = asyncio.ensure_future(self._hurry.wait())
         await asyncio.wait([draining, hurry], return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
         if not draining.done():
-            self._engine.abort()
+            self.engine.abort()
         await draining
 
     @staticmethod
@@ -251,15 +263,15 @@ class Server:
             self._socket_path(),
             os.cpu_count() or 1,
             self._device_environ,
-            lambda key, exit: self._metrics.worker_exit(key, exit.reason.value),
-            self._metrics.record_samples,
-            self._metrics.worker_loaded,
+            lambda key, exit: self.metrics.worker_exit(key, exit.reason.value),
+            self.metrics.record_samples,
+            self.metrics.worker_loaded,
         )
 
     def _make_registry(self) -> Registry:
         config = self._config
         workers = config.default_workers_per_model or len(self._visible) or os.cpu_count() or 1
-        return Registry(self._engine, self._store, config, workers, gpu_usage, self._forget)
+        return Registry(self.engine, self._store, config, workers, gpu_usage, self._forget)
 
     def _socket_path(self) -> Path:
         return self._run_dir / f"{os.getpid()}.sock"
@@ -286,7 +298,7 @@ class Server:
         )
 
     def _forget(self, key: VersionKey) -> None:
-        self._metrics.forget(key)
+        self.metrics.forget(key)
         self._devices.forget(key)
 
     def _count_workers(self) -> Iterator[tuple[str, str, str, int]]:

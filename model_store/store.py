@@ -3,7 +3,7 @@
 An archive is unpacked once per content, under ``cache_dir/<digest>/``, by whichever thread or
 process comes first. A rename commits an entry, so what is there is complete. Next to it lies
 ``<digest>.lock``: held shared by every process that uses the entry, exclusively by the one that
-unpacks or removes it. Folders in the store are used in place.
+unpacks or removes it. Folders in the store are used in place, and so are handler files.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from typing import TYPE_CHECKING
 from .archive import DEFAULT_LIMITS, Limits, digest, unpack
 from .contents import refuse_code
 from .errors import InvalidModelError, ModelNotFoundError, StorageError, printable
-from .manifest import load_manifest, load_model_config
+from .manifest import ModelConfig, load_manifest, load_model_config
 
 if TYPE_CHECKING:
-    from .manifest import Manifest, ModelConfig
+    from .manifest import Manifest
     from .remote import RemoteArchives
     from .signatures import Signatures
 
 logger = logging.getLogger("flambeau.model_store")
 
+_HANDLER_SUFFIX = ".py"
 _ARCHIVE_SUFFIXES = (".mar", ".model", ".tar.gz")
 _COPY, _COPY_AGE = "signed-", 86_400.0
 """Copies of signed archives are there for minutes; one of a process that was killed is older."""
@@ -42,10 +43,11 @@ _LEFTOVER = re.compile(r"\.?([0-9a-f]{64})\.(?:lock|.*tmp)")
 def default_model_name(url: str) -> str:
     """The name of a model that was given none: the file's, non-word characters replaced by "_".
 
-    The last extension is dropped from ``.mar`` and ``.model`` files only, as in TorchServe.
+    The last extension is dropped from ``.mar`` and ``.model`` files, as in TorchServe, and from
+    handler files.
     """
     name = url.rstrip("/").rpartition("/")[2]
-    if ".mar" in name or ".model" in name:
+    if ".mar" in name or ".model" in name or name.endswith(_HANDLER_SUFFIX):
         name = name.rpartition(".")[0]
     return re.sub(r"\W", "_", name, flags=re.ASCII)
 
@@ -62,6 +64,10 @@ class StoredModel:
     warnings: tuple[str, ...]
     fetched: Path | None = None
     """The file in the store that is there for this model only, and goes with it."""
+    handler: str | None = None
+    """The handler of a model that is nothing but a handler file."""
+    is_in_place: bool = False
+    """Served from where its author works, not from the cache."""
 
 
 @dataclass(slots=True)
@@ -136,7 +142,10 @@ class ModelStore:
                 return self._acquire_signed(self._signatures, url, source)
             if source.is_dir():
                 model_dir = self._descend(source, url)
-                return self._describe(url, digest(model_dir), model_dir)
+                model = self._describe(url, digest(model_dir), model_dir)
+                return replace(model, is_in_place=True)
+            if source.suffix == _HANDLER_SUFFIX:
+                return self._describe_handler(url, source)
             return self._acquire_archive(url, source, self._digest(source))
         except OSError as error:
             reason = error.strerror or type(error).__name__
@@ -175,8 +184,8 @@ class ModelStore:
         """
         if model.fetched is not None:
             model.fetched.unlink(missing_ok=True)
-        # A folder in the store is nobody's to remove.
-        if model.model_dir.parent == self._cache_dir:
+        # What lies in the store is nobody's to remove.
+        if not model.is_in_place:
             self._drop_reference(model.digest)
 
     def close(self) -> None:
@@ -255,6 +264,18 @@ class ModelStore:
             refuse_code(model_dir, manifest)
         config, warnings = load_model_config(model_dir, manifest)
         return StoredModel(url, content, model_dir, manifest, config, warnings)
+
+    def _describe_handler(self, url: str, source: Path) -> StoredModel:
+        """A handler file that somebody is still writing: no archive yet, and no settings."""
+        if not self._allow_code:
+            raise InvalidModelError(
+                f"{_printable(url)} is a handler file, and this server runs no code of archives "
+                "(allow_archive_code=false)."
+            )
+        content, folder = digest(source), source.parent
+        return StoredModel(
+            url, content, folder, None, ModelConfig(), (), handler=source.name, is_in_place=True
+        )
 
     def _digest(self, source: Path) -> str:
         """The file's digest, computed once for each state that the file is seen in."""

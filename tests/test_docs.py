@@ -287,13 +287,11 @@ def test_training_writes_what_the_walk_expects():
     assert {"digits.pt", "index_to_name.json", "images/0.png", "images/9.png"} <= named
 
 
-def test_the_readmes_function_is_a_handler():
+def test_the_readmes_shortest_handler_answers():
     space: dict[str, object] = {}
     exec(blocks("python", README)[0], space)  # noqa: S102 - it is our own text
-    handle = space["handle"]
-    assert callable(handle)
-    assert handle(None, None) is None
-    first, second = handle([{"body": bytearray(b"abc")}, {"body": bytearray()}], None)
+    handler = space["Lengths"]()  # type: ignore[operator]
+    first, second = handler.predict([bytearray(b"abc"), bytearray()])
     assert first == {"bytes": 3}
     assert second.error_code == 400
 

@@ -592,3 +592,38 @@ def test_inputs_that_kill_workers_do_not_keep_the_model_down(one: Driver):
             one.exit(one.busy()[0])
             one.tick(1.1)
             one.boot_all()
+
+
+def test_replaced_workers_finish_what_they_have_and_the_new_ones_take_the_rest(one: Driver):
+    old = only_worker(one)
+    begun = one.offer()
+    one.run(one.fleet.replace(KEY, one.now))
+    waiting = one.offer()
+    one.boot_all()
+    (new,) = set(one.fleet.workers) - {old}
+    assert [len(work.requests) for work in one.work[new]] == [1]
+    one.answer(old)
+    assert one.stopping == [old]
+    one.exit(old, 0)
+    one.answer(new)
+    assert all(job.state is JobState.DONE for job in (begun, waiting))
+    assert set(one.fleet.workers) == {new}
+    one.check_invariants()
+
+
+def test_a_version_that_was_given_up_gets_workers_when_its_files_change():
+    driver = Driver()
+    driver.scale(1)
+    for _ in range(3):
+        driver.tick(31.0)
+        identity = only_worker(driver)
+        driver.hello(identity)
+        driver.load_failed(identity)
+        driver.exit(identity)
+    assert driver.version.state is VersionState.FAILED
+    driver.run(driver.fleet.replace(KEY, driver.now))
+    assert driver.version.state is VersionState.LOADING
+    driver.boot_all()
+    assert driver.version.state is VersionState.READY
+    driver.offer()
+    driver.check_invariants()

@@ -134,6 +134,10 @@ class FleetMachine(RuleBasedStateMachine):
             fleet = self.driver.fleet
             self.driver.run(fleet.violated(identity, "sent nonsense", self.driver.now))
 
+    @rule()
+    def files_change(self):
+        self.driver.run(self.driver.fleet.replace(KEY, self.driver.now))
+
     @rule(seconds=st.sampled_from([1.1, 2.5, 11.0, 61.0]))
     def time_passes(self, seconds):
         self.driver.tick(seconds)

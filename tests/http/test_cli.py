@@ -45,7 +45,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, int | None]]:
     """What a stand-in for the server was run with."""
     calls: list[tuple[Config, int | None]] = []
 
-    def run(config: Config, ready_fd: int | None = None) -> int:
+    def run(config: Config, ready_fd: int | None = None, *, reload: bool = False) -> int:
         calls.append((config, ready_fd))
         return 7
 

@@ -459,3 +459,19 @@ def test_a_cache_of_somebody_else_is_refused(bench: Bench, monkeypatch: pytest.M
 )
 def test_a_model_without_a_name_gets_the_files(url: str, name: str) -> None:
     assert default_model_name(url) == name
+
+
+def test_a_handler_file_is_a_model_that_is_served_where_it_lies(bench: Bench) -> None:
+    path = bench.root / "echo.py"
+    path.write_text("def handle(data, context): return data")
+    store = bench.open()
+    model = store.acquire("echo.py")
+    assert (model.model_dir, model.handler, model.manifest) == (bench.root, "echo.py", None)
+    assert default_model_name(model.url) == "echo"
+    store.release(model)
+    assert path.exists()
+    assert "echo.py" not in store.archives()
+    strict = ModelStore(bench.root, bench.cache, allow_code=False)
+    with pytest.raises(InvalidModelError, match="allow_archive_code=false"):
+        strict.acquire("echo.py")
+    strict.close()
