@@ -72,8 +72,13 @@ def run(
     )
     _log_to_stderr()
     with tempfile.TemporaryDirectory(prefix="flambeau-") as run_dir:
-        flags = {"model_store": str(path.parent), "run_dir": run_dir, "batching": "fixed"}
-        failed = asyncio.run(_rehearse(dict(flags), registration, model, requests))
+        flags: dict[str, object] = {
+            "model_store": str(path.parent),
+            "run_dir": run_dir,
+            "batching": "fixed",
+            "preload": "",
+        }
+        failed = asyncio.run(_rehearse(flags, registration, model, requests))
     ctx.exit(1 if failed else 0)
 
 

@@ -129,6 +129,12 @@ class ModelsKeys:
         alias="python",
         shown="the one that runs flambeau",
     )
+    preload: str = key(
+        TEXT,
+        "torch,flambeau.handlers.vision",
+        "Modules that workers after the first share, imported once: they start in milliseconds. "
+        "Empty: each worker imports its own.",
+    )
     initial_worker_port: int = key(
         integer(1),
         9000,

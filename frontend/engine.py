@@ -262,6 +262,7 @@ class Engine:
             spawn.spec.key[0],
             self._threads(),
             self._device_environ(spawn.device),
+            spawn.spec.model_dir,
         )
         logger.info("worker %s starts", identity)
         try:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..worker.protocol import EXIT_CUDA_ERROR, REQUESTS_MARK
 from .roster import Exit, ExitReason
+from .template import CopiedProcess, Template, TemplateLost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +36,7 @@ class Launch:
     model_name: str
     threads: int
     environ: Mapping[str, str]
+    model_dir: str = ""
 
 
 class Handle(Protocol):
@@ -65,12 +67,18 @@ class LocalLauncher:
 
     They are started with the command line that a remote host would use, in a session of their own,
     so that a Ctrl-C in the terminal reaches the server only. Environment variables whose names
-    match ``blacklist`` are kept from them.
+    match ``blacklist`` are kept from them. With ``preload``, modules separated by commas, those
+    that come after the first are copies of a template that has imported them.
     """
 
-    def __init__(self, python: str, environ: Mapping[str, str], blacklist: str = "") -> None:
+    def __init__(
+        self, python: str, environ: Mapping[str, str], blacklist: str = "", preload: str = ""
+    ) -> None:
         hidden = re.compile(blacklist) if blacklist else None
         self._python = python
+        self._preload = preload
+        self._template: Template | None = None
+        self._is_closed = False
         self._environ = {
             name: value
             for name, value in environ.items()
@@ -97,8 +105,11 @@ class LocalLauncher:
             os.close(out[0])
             os.close(out[1])
             raise
+        process: asyncio.subprocess.Process | CopiedProcess | None
         try:
-            process = await self._spawn(launch, environ, out[1], err[1])
+            process = await self._copy(launch, environ, out[1], err[1])
+            if process is None:
+                process = await self._spawn(launch, environ, out[1], err[1])
         except BaseException:
             os.close(out[0])
             os.close(err[0])
@@ -108,6 +119,40 @@ class LocalLauncher:
             os.close(err[1])
         return LocalHandle(process, launch, out[0], err[0])
 
+    async def _copy(
+        self, launch: Launch, environ: Mapping[str, str], out: int, err: int
+    ) -> CopiedProcess | None:
+        """A worker from the template; None where there is no template."""
+        template = self._template
+        if template is None or (template.is_lost and template.was_ready):
+            # Not before the first workers are on their way: they need the processor now.
+            asyncio.get_running_loop().call_soon(self._prepare, environ)
+            return None
+        order = {
+            "arguments": self._arguments(launch),
+            "environ": {k: v for k, v in environ.items() if template.environ.get(k) != v},
+            "model_dir": launch.model_dir,
+        }
+        try:
+            return await template.copy(order, out, err)
+        except TemplateLost:
+            return None
+
+    def _prepare(self, environ: Mapping[str, str]) -> None:
+        is_there = self._template is not None and not self._template.is_lost
+        if self._preload and not is_there and not self._is_closed:
+            self._template = Template(self._python, environ, self._preload, [self._read_end])
+
+    def _arguments(self, launch: Launch) -> list[str]:
+        return [
+            "--endpoint",
+            launch.endpoint,
+            "--identity",
+            launch.identity,
+            "--parent-fd",
+            str(self._read_end),
+        ]
+
     async def _spawn(
         self, launch: Launch, environ: Mapping[str, str], out: int, err: int
     ) -> asyncio.subprocess.Process:
@@ -115,12 +160,7 @@ class LocalLauncher:
             self._python,
             "-m",
             "flambeau.worker",
-            "--endpoint",
-            launch.endpoint,
-            "--identity",
-            launch.identity,
-            "--parent-fd",
-            str(self._read_end),
+            *self._arguments(launch),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=out,
             stderr=err,
@@ -132,6 +172,9 @@ class LocalLauncher:
         )
 
     def close(self) -> None:
+        self._is_closed = True
+        if self._template is not None:
+            self._template.close()
         os.close(self._write_end)
         os.close(self._read_end)
 
@@ -140,7 +183,11 @@ class LocalHandle:
     """A worker process on this host. Its output goes to the log, the last lines are kept."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, launch: Launch, out: int, err: int
+        self,
+        process: asyncio.subprocess.Process | CopiedProcess,
+        launch: Launch,
+        out: int,
+        err: int,
     ) -> None:
         self._process = process
         self._identity = launch.identity

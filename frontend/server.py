@@ -256,7 +256,9 @@ class Server:
     def _make_engine(self) -> Engine:
         config = self._config
         environ = {key: text for key, text in os.environ.items() if key not in SECRET_VARIABLES}
-        launcher = LocalLauncher(config.workers_python, environ, config.blacklist_env_vars)
+        launcher = LocalLauncher(
+            config.workers_python, environ, config.blacklist_env_vars, config.preload
+        )
         return Engine(
             self._fleet,
             launcher,

@@ -192,7 +192,8 @@ class RealServer:
         self.addresses: dict[str, str] = {}
         self._log = base / "server.log"
         self._flags = flags
-        self._settings = {"model_cache_dir": self.cache, **settings}
+        # Most tests need no torch in each of their servers.
+        self._settings = {"model_cache_dir": self.cache, "preload": "", **settings}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

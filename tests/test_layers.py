@@ -24,7 +24,7 @@ LAYERS = [
     "worker.context model_store.remote model_store.model_config frontend.lifecycle frontend.jobs "
     "frontend.run_dir "
     "frontend.metric_log frontend.metrics_config "
-    "frontend.config_key frontend.access",
+    "frontend.config_key frontend.access frontend.template",
     "frontend.input_check "
     "model_store.manifest frontend.batcher frontend.config_sources frontend.config_listeners "
     "frontend.config_models frontend.config_observability frontend.config_security "
@@ -39,7 +39,8 @@ LAYERS = [
     "worker.service worker.link frontend.dispatcher",
     "archiver.packager worker.main frontend.crew frontend.router frontend.metrics",
     "frontend.fleet frontend.streams",
-    "archiver.cli worker.__main__ frontend.engine frontend.background frontend.cli_client",
+    "archiver.cli worker.__main__ worker.template frontend.engine frontend.background "
+    "frontend.cli_client",
     "frontend.self_description",
     "frontend.registry",
     "frontend.snapshots frontend.startup frontend.reload",

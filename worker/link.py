@@ -54,13 +54,14 @@ class Link:
         self._context.term()
 
 
-def die_with_parent(parent_fd: int) -> None:
+def die_with_parent(parent_fd: int, *, is_child: bool = True) -> None:
     """End this process at once when the frontend ends, however it ends.
 
     The frontend holds the other end of a pipe and never writes: end of file means that it is gone.
-    The kernel's own signal comes on top, for a handler that never lets the watching thread run.
+    The kernel's own signal comes on top, for a handler that never lets the watching thread run: to
+    the frontend's children. A copy of the template is killed by that.
     """
-    if sys.platform == "linux":
+    if is_child and sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def watch() -> None:

@@ -50,11 +50,11 @@ CREDITS = 8
 _FAREWELL = 5.0
 
 
-def main() -> int:
-    """Run one worker; the process's exit code."""
+def main(*, is_copy: bool = False) -> int:
+    """Run one worker; the process's exit code. ``is_copy``: the template has made it."""
     arguments = _arguments()
     _log_to_standard_streams()
-    die_with_parent(arguments.parent_fd)
+    die_with_parent(arguments.parent_fd, is_child=not is_copy)
     link = Link(arguments.endpoint, arguments.identity)
     try:
         return _serve(link)
