@@ -158,7 +158,7 @@ class Crew:
                 slot.boot_failures += 1
                 version.boot_failure = exit
         batches, worker.in_flight = list(worker.in_flight.values()), {}
-        self._dispatcher.lose(version, batches, exit, now)
+        self._dispatcher.lose(version, batches, worker.concurrency, exit, now)
         if not version.has_active_slot:
             self._dispatcher.refuse_waiting(version, now)
         self._refresh(version)
@@ -267,6 +267,13 @@ class Crew:
         if worker.state is WorkerState.GONE or at is None:
             return
         if now < at:
+            self._watch(worker)
+            return
+        late = [batch for batch in worker.begun if batch.deadline <= now]
+        if late and worker.concurrency > 1 and not any(batch.given_up for batch in late):
+            for batch in late:
+                self._dispatcher.give_up(worker, batch, now)
+            self._finish_drain(worker.slot.version, now)
             self._watch(worker)
             return
         exit = worker.overdue_exit(now)

@@ -55,7 +55,7 @@ def describe_version(
         "parallelLevel": config.parallel_level or 0,
         "deviceType": "gpu" if on_gpu else "cpu",
         "deviceIds": list(spec.device_ids) or None,
-        "continuousBatching": False,
+        "continuousBatching": spec.continuous,
         "useJobTicket": spec.job_ticket,
         "useVenv": False,
         "stateful": False,
@@ -73,6 +73,8 @@ def describe_version(
         "failure": None if version.failure is None else _exit(version.failure, now),
         "batching": "adaptive" if spec.adaptive_batching else "fixed",
         "retryLostBatch": spec.lost_retries,
+        "asyncCommunication": spec.asynchronous,
+        "concurrency": spec.concurrency,
     }
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -7,7 +7,7 @@ import itertools
 from math import ceil
 from typing import TYPE_CHECKING
 
-from ..worker.protocol import Work
+from ..worker.protocol import CANCEL_SINCE, Cancel, Work
 from .commands import Agenda, Resolve, Send, Stream
 from .errors import (
     DeadlineExceededError,
@@ -20,13 +20,17 @@ from .errors import (
 )
 from .jobs import Batch, Job, JobState, Outcome
 from .lifecycle import VersionState, WorkerState
-from .roster import Exit, ExitReason, Version, Worker
+from .roster import TIMED_OUT, Exit, ExitReason, Version, Worker, too_slow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .. import FlambeauError
     from ..worker.protocol import Answer, Result
+
+
+CANCEL_GRACE = 5.0
+"""Seconds that a worker has to let go of a batch, before it counts as hung itself."""
 
 
 class Dispatcher:
@@ -56,20 +60,24 @@ class Dispatcher:
         self.dispatch(version, now)
 
     def abandon(self, version: Version, job: Job) -> None:
-        """The client left: a waiting job leaves the queue, a running one is forgotten."""
+        """The client left: a waiting job leaves the queue, a running one is cancelled."""
         if not job.is_settled:
+            self._cancel(version, job)
             self._settle(version, job, JobState.CANCELLED, Outcome())
 
     def dispatch(self, version: Version, now: float) -> None:
         """Send batches as long as one is due and a worker can take it."""
         queue = version.queue
         while len(queue):
-            if version.free:
+            worker = version.worker_with_room()
+            if worker is not None:
                 due = queue.due(now, version.running, len(version.slots))
                 if due is not None and due > now:
                     self._wake(version, due)
                     return
-                self._send(version, version.free.popleft(), now)
+                self._send(version, worker, now)
+                if not worker.has_room:
+                    version.free.remove(worker)
             else:
                 worker = version.worker_to_prefetch()
                 if worker is None:
@@ -92,7 +100,8 @@ class Dispatcher:
 
     def pass_on(self, worker: Worker, batch: Batch, index: int, piece: Answer, now: float) -> None:
         """A worker has a piece of an answer; the time for the next one begins."""
-        batch.deadline = now + worker.slot.version.spec.response_timeout
+        if not batch.given_up:
+            batch.deadline = now + worker.slot.version.spec.response_timeout
         job = batch.jobs[index]
         job.streams = True
         if not job.is_settled:
@@ -101,6 +110,7 @@ class Dispatcher:
     def complete(self, worker: Worker, batch: Batch, result: Result, now: float) -> None:
         """A worker answered ``batch``: settle its jobs. The caller decides what it does next."""
         version = worker.slot.version
+        had_room = worker.has_room
         del worker.in_flight[batch.id]
         took = now - batch.sent_at
         version.queue.answered(now, took, version.running)
@@ -115,24 +125,41 @@ class Dispatcher:
                 self._settle(version, job, to, outcome)
         if not worker.in_flight:
             worker.move(WorkerState.READY)
-            return
-        # The next batch begins only now, and so does its time.
-        following = next(iter(worker.in_flight.values()))
-        following.deadline = now + version.spec.response_timeout
+        elif worker.concurrency == 1:
+            # The next batch begins only now, and so does its time.
+            worker.begun[0].deadline = now + version.spec.response_timeout
+        if worker.has_room and not had_room and not worker.slot.retiring:
+            version.free.append(worker)
 
-    def lose(self, version: Version, batches: list[Batch], exit: Exit, now: float) -> None:
-        """A worker is gone with ``batches``, of which it had begun the first.
+    def give_up(self, worker: Worker, batch: Batch, now: float) -> None:
+        """One of several batches in work ran into its deadline.
 
-        The others return to the front as if nothing had happened. The jobs of the first go back
-        once and travel alone then: a poisonous input fails by itself and its companions succeed.
-        A lone request that ran out of time is the culprit already; a second try would double its
-        client's wait.
+        It is answered, and its worker told to let go of it for the sake of the others.
+        """
+        error = InferenceError(too_slow(worker.slot.version.spec), TIMED_OUT, "response")
+        for job in batch.jobs:
+            if not job.is_settled:
+                self._fail(worker.slot.version, job, error, now)
+        batch.given_up = True
+        batch.deadline = now + CANCEL_GRACE
+        self._agenda.command(Send(worker.identity, Cancel(batch.id)))
+
+    def lose(
+        self, version: Version, batches: list[Batch], begun: int, exit: Exit, now: float
+    ) -> None:
+        """A worker is gone with ``batches``, of which it had begun the first ``begun``.
+
+        The others return to the front as if nothing had happened. The jobs of those go back once
+        and travel alone then: a poisonous input fails by itself and its companions succeed. A lone
+        request that ran out of time is the culprit already; a second try would double its client's
+        wait.
         """
         version.running -= sum(len(batch.jobs) for batch in batches)
         again: list[Job] = []
+        is_timeout = exit.reason is ExitReason.RESPONSE_TIMEOUT
         for number, batch in enumerate(batches):
-            was_begun = number == 0
-            is_culprit = len(batch.jobs) == 1 and exit.reason is ExitReason.RESPONSE_TIMEOUT
+            was_begun = number < begun
+            is_culprit = len(batch.jobs) == 1 and is_timeout and batch.deadline <= now
             for job in batch.jobs:
                 if job.is_settled:
                     continue
@@ -165,6 +192,20 @@ class Dispatcher:
             else:
                 error = NoWorkerError(version.key[0], job.requested_version)
             self._fail(version, job, error, now)
+
+    def _cancel(self, version: Version, job: Job) -> None:
+        """Tell the worker that has ``job``, if one has it, that nobody waits for it any more."""
+        if job.state is not JobState.RUNNING:
+            return
+        for slot in version.slots.values():
+            worker = slot.worker
+            if worker is None or worker.minor < CANCEL_SINCE:
+                continue
+            for batch in worker.in_flight.values():
+                if job in batch.jobs:
+                    message = Cancel(batch.id, batch.jobs.index(job))
+                    self._agenda.command(Send(worker.identity, message))
+                    return
 
     def _wake(self, version: Version, due: float) -> None:
         if version.wake_at is None or due < version.wake_at:
@@ -212,6 +253,7 @@ class Dispatcher:
             _, ticket, in_queue = heapq.heappop(version.deadlines)
             job = version.expected.get(ticket)
             if job is not None and not (in_queue and job.state is not JobState.QUEUED):
+                self._cancel(version, job)
                 self._fail(version, job, _too_late(version, job, in_queue), now)
         self._watch_deadlines(version)
 
@@ -233,13 +275,15 @@ class Dispatcher:
 
 def _has_ticket(version: Version) -> bool:
     """A worker waits for one request more."""
-    return len(version.queue) < len(version.free) * version.queue.batch_size
+    room = sum(worker.concurrency - len(worker.in_flight) for worker in version.free)
+    return len(version.queue) < room * version.queue.batch_size
 
 
 def _seconds_to_room(version: Version) -> int:
     """In about how many seconds the queue will have been served, from 1 to 30."""
     batches = ceil(len(version.queue) / version.queue.batch_size)
-    seconds = batches * (version.handler_seconds or 0.0) / max(1, len(version.slots))
+    at_once = max(1, len(version.slots)) * version.spec.concurrency
+    seconds = batches * (version.handler_seconds or 0.0) / at_once
     return min(30, max(1, ceil(seconds)))
 
 

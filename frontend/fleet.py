@@ -82,8 +82,6 @@ class Fleet(Crew):
         if worker.slot.retiring:
             self._stop_if_idle(worker, now)
         else:
-            if not worker.in_flight:
-                version.free.append(worker)
             self._dispatcher.dispatch(version, now)
         self._finish_drain(version, now)
         return self._agenda.flush()
@@ -99,7 +97,9 @@ class Fleet(Crew):
         self._dispatcher.pass_on(worker, batch, chunk.index, chunk.piece, now)
         return self._agenda.flush()
 
-    def hello(self, identity: str, major: int, pid: int, now: float) -> list[Command]:
+    def hello(
+        self, identity: str, major: int, pid: int, now: float, minor: int = PROTOCOL_VERSION[1]
+    ) -> list[Command]:
         """A process reported for work."""
         worker = self.workers.get(identity)
         if worker is None:
@@ -110,7 +110,7 @@ class Fleet(Crew):
             return self.violated(identity, "said hello twice", now)
         version = worker.slot.version
         worker.move(WorkerState.CONNECTED)
-        worker.pid = pid
+        worker.pid, worker.minor = pid, minor
         worker.patience = now + version.spec.startup_timeout
         self._command_load(worker)
         self._watch(worker)
@@ -119,7 +119,10 @@ class Fleet(Crew):
     def loaded(
         self, identity: str, credits: int, now: float, schemas: Schemas = (None, None)
     ) -> list[Command]:
-        """A worker loaded its model and holds up to ``credits`` batches, one of them in work."""
+        """A worker loaded its model and holds up to ``credits`` batches.
+
+        It works on as many of them at once as it is meant to, the others wait there.
+        """
         worker = self.workers.get(identity)
         if worker is None:
             return []
@@ -133,6 +136,7 @@ class Fleet(Crew):
         version.boot_failure = None
         version.schemas = schemas
         worker.credits = credits
+        worker.concurrency = min(credits, version.spec.concurrency)
         version.free.append(worker)
         self._refresh(version)
         self._dispatcher.dispatch(version, now)

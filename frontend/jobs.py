@@ -129,9 +129,13 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Jobs that travel together. ``id`` is unique within the server's life."""
+    """Jobs that travel together. ``id`` is unique within the server's life.
+
+    ``given_up``: it ran into its deadline and is answered; its worker was told to let go of it.
+    """
 
     id: int
     jobs: list[Job]
     sent_at: float
     deadline: float
+    given_up: bool = False

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+MAX_CONCURRENCY = 100
+"""Batches that a worker with ``asyncCommunication`` has in work at once, where nobody says."""
+
 
 @dataclass(frozen=True, slots=True)
 class Registration:
@@ -43,12 +46,13 @@ def make_spec(
 ) -> VersionSpec:
     """The settings of a version, times in seconds."""
     archive, block = stored.config, _block(key, config)
+    batch_size = _first(asked.batch_size, archive.batch_size, block.batch_size, 1)
     delay = _first(asked.max_batch_delay, archive.max_batch_delay, block.max_batch_delay, 100)
     return VersionSpec(
         key=key,
         model_dir=str(stored.model_dir),
         handler=handler,
-        batch_size=_first(asked.batch_size, archive.batch_size, block.batch_size, 1),
+        batch_size=batch_size,
         max_batch_delay=delay / 1000,
         adaptive_batching=(archive.batching or config.batching) == "adaptive",
         response_timeout=_first(
@@ -71,7 +75,17 @@ def make_spec(
         lost_retries=_first(archive.retry_lost_batch, config.retry_lost_batch),
         device_type=archive.device_type,
         device_ids=tuple(archive.device_ids or ()),
+        concurrency=_concurrency(archive, batch_size),
+        asynchronous=bool(archive.async_communication) and not archive.continuous_batching,
+        continuous=bool(archive.continuous_batching),
     )
+
+
+def _concurrency(archive: ModelConfig, batch_size: int) -> int:
+    """Batches that a worker has in work at once; a continuous one has a request in each."""
+    if archive.continuous_batching:
+        return batch_size
+    return _first(archive.max_concurrency, MAX_CONCURRENCY) if archive.async_communication else 1
 
 
 def initial_workers(

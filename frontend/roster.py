@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from .batcher import ModelQueue
@@ -103,6 +104,8 @@ class Exit:
 class VersionSpec:
     """Everything that queueing and workers need to know of a version. Times are in seconds.
 
+    A worker takes up to ``concurrency`` batches at once: ``asynchronous`` ones, or with
+    ``continuous``, where each is one request, the rows of its rounds.
     ``client_timeout`` is for the whole of a request and ``queue_timeout`` for its wait; 0 means no
     limit. ``queue_size`` is per version; with ``job_ticket`` nobody waits at all. ``lost_retries``
     is how often a request of a lost batch is tried again.
@@ -124,6 +127,9 @@ class VersionSpec:
     lost_retries: int = 1
     device_type: str | None = None
     device_ids: tuple[int, ...] = ()
+    concurrency: int = 1
+    asynchronous: bool = False
+    continuous: bool = False
 
 
 class Worker(Lifecycle[WorkerState]):
@@ -131,9 +137,11 @@ class Worker(Lifecycle[WorkerState]):
 
     __slots__ = (
         "alarm_at",
+        "concurrency",
         "credits",
         "identity",
         "in_flight",
+        "minor",
         "patience",
         "pid",
         "ready_at",
@@ -145,9 +153,14 @@ class Worker(Lifecycle[WorkerState]):
         self.identity = identity
         self.slot = slot
         self.pid: int | None = None
+        self.minor = 0
+        """The minor version of the protocol that it speaks."""
         self.credits = 1
+        """Batches that it holds, begun or not."""
+        self.concurrency = 1
+        """Batches that it works on at once."""
         self.in_flight: dict[int, Batch] = {}
-        """Batches it has, in the order in which it works on them."""
+        """Batches it has, in the order in which it begins them."""
         self.ready_at: float | None = None
         self.patience = patience
         """When the step that it is on (start, load or stop) has taken too long."""
@@ -163,13 +176,26 @@ class Worker(Lifecycle[WorkerState]):
         first = next(iter(self.in_flight.values()), None)
         return first is not None and first.jobs[0].losses > 0
 
+    @property
+    def has_room(self) -> bool:
+        """It would begin one more batch at once."""
+        return len(self.in_flight) < self.concurrency and not self.has_suspect
+
+    @property
+    def begun(self) -> list[Batch]:
+        """The batches that it works on: each has its own deadline, and is lost with the worker.
+
+        What it has beyond them was sent early, and waits there.
+        """
+        return list(islice(self.in_flight.values(), self.concurrency))
+
     def is_stable(self, now: float) -> bool:
         return self.ready_at is not None and now - self.ready_at >= STABLE_AFTER
 
     def overdue_at(self) -> float | None:
         """When it has run out of time for what it is doing, if that can happen."""
         if self.in_flight:
-            return next(iter(self.in_flight.values())).deadline
+            return min(batch.deadline for batch in self.begun)
         return None if self.is_ready else self.patience
 
     def overdue_exit(self, now: float) -> Exit:
@@ -179,7 +205,7 @@ class Worker(Lifecycle[WorkerState]):
             reason, message = ExitReason.STOPPED, "Did not leave when asked."
         elif self.is_ready:
             reason = ExitReason.RESPONSE_TIMEOUT
-            message = f"The handler took longer than {spec.response_timeout:g} s (responseTimeout)."
+            message = too_slow(spec)
         elif self.state is WorkerState.SPAWNED:
             reason = ExitReason.STARTUP_TIMEOUT
             message = "The process did not report for work in time."
@@ -187,6 +213,11 @@ class Worker(Lifecycle[WorkerState]):
             reason = ExitReason.STARTUP_TIMEOUT
             message = f"The model was not loaded in {spec.startup_timeout:g} s (startupTimeout)."
         return Exit(self.identity, reason, message, now, status=TIMED_OUT)
+
+
+def too_slow(spec: VersionSpec) -> str:
+    """What is said of a batch that ran into its deadline."""
+    return f"The handler took longer than {spec.response_timeout:g} s (responseTimeout)."
 
 
 @dataclass(slots=True, eq=False)
@@ -250,13 +281,13 @@ class Version(Lifecycle[VersionState]):
         self.key = spec.key
         self.queue = ModelQueue(
             spec.queue_size,
-            spec.batch_size,
+            1 if spec.continuous else spec.batch_size,
             spec.max_batch_delay,
             adaptive=spec.adaptive_batching,
         )
         self.slots: dict[int, Slot] = {}
         self.free: deque[Worker] = deque()
-        """Ready workers without work."""
+        """Ready workers with room for a batch: for most models, those without work."""
         self.running = 0
         """Jobs in flight."""
         self.handler_seconds: float | None = None
@@ -311,6 +342,18 @@ class Version(Lifecycle[VersionState]):
         else:
             self.handler_seconds += (seconds - self.handler_seconds) / 8
 
+    def worker_with_room(self) -> Worker | None:
+        """The worker that begins the next batch if that leaves now: the one with the least to do.
+
+        A request that has been in a lost batch goes to an idle worker, which takes no other beside
+        it; so a poisonous input fails by itself.
+        """
+        if self.spec.concurrency == 1 or not self.free:
+            return self.free[0] if self.free else None
+        worker = min(self.free, key=lambda worker: len(worker.in_flight))
+        head = self.queue.head()
+        return None if worker.in_flight and head is not None and head.losses else worker
+
     def worker_to_prefetch(self) -> Worker | None:
         """A busy worker that had better have its next batch already when it is done with this one.
 
@@ -323,6 +366,8 @@ class Version(Lifecycle[VersionState]):
         seconds = self.handler_seconds
         head = self.queue.head()
         if head is None or head.must_travel_alone or not self.spec.lost_retries:
+            return None
+        if self.spec.concurrency > 1:
             return None
         limit = PREFETCH_BELOW if len(self.slots) == 1 else PREFETCH_BESIDE_OTHERS_BELOW
         if seconds is None or seconds > limit or len(self.queue) < self.queue.batch_size:

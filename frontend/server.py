@@ -297,6 +297,9 @@ class Server:
             name_content_types=self._config.content_type == "auto",
             envelope=self._config.service_envelope,
             archive_code=self._config.allow_archive_code,
+            concurrency=spec.concurrency,
+            asynchronous=spec.asynchronous,
+            continuous=spec.continuous,
         )
 
     def _forget(self, key: VersionKey) -> None:

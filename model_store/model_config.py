@@ -156,6 +156,7 @@ class ModelConfig:
     max_sequence_job_queue_size: int | None = _key("maxSequenceJobQueueSize", _whole_number(1))
     max_num_sequence: int | None = _key("maxNumSequence", _whole_number(1))
     async_communication: bool | None = _key("asyncCommunication", _TRUE_OR_FALSE)
+    max_concurrency: int | None = _key("maxConcurrency", _whole_number(1, 10_000))
     use_venv: bool | None = _key("useVenv", _TRUE_OR_FALSE)
 
 

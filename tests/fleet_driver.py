@@ -7,9 +7,9 @@ import itertools
 from flambeau.frontend.commands import Kill, Report, Resolve, Send, Spawn, Stream
 from flambeau.frontend.fleet import Fleet
 from flambeau.frontend.jobs import Job
-from flambeau.frontend.lifecycle import VersionState
+from flambeau.frontend.lifecycle import VersionState, WorkerState
 from flambeau.frontend.roster import Exit, ExitReason, VersionSpec
-from flambeau.worker.protocol import Answer, Load, LoadFailed, Result, Stop, Work
+from flambeau.worker.protocol import Answer, Cancel, Load, LoadFailed, Result, Stop, Work
 
 KEY = ("m", "1.0")
 
@@ -29,6 +29,7 @@ class Driver:
         self.processes: set[str] = set()
         self.loading: list[str] = []
         self.work: dict[str, list[Work]] = {}
+        self.cancelled: list[Cancel] = []
         self.stopping: list[str] = []
         self.killed: list[tuple[str, bool]] = []
         self.resolved: list[Job] = []
@@ -51,6 +52,8 @@ class Driver:
                     self.loading.append(identity)
                 case Send(identity=identity, message=Work() as work):
                     self.work.setdefault(identity, []).append(work)
+                case Send(message=Cancel() as cancel):
+                    self.cancelled.append(cancel)
                 case Send(identity=identity, message=Stop()):
                     self.stopping.append(identity)
                 case Kill(identity=identity, force=force):
@@ -103,8 +106,8 @@ class Driver:
     def busy(self) -> list[str]:
         return [identity for identity, batches in self.work.items() if batches]
 
-    def answer(self, identity: str, *, error: bool = False) -> None:
-        work = self.work[identity].pop(0)
+    def answer(self, identity: str, *, error: bool = False, batch: int = 0) -> None:
+        work = self.work[identity].pop(batch)
         answers = [Answer(503 if error else 200, body=b"x", is_error=error) for _ in work.requests]
         self.run(
             self.fleet.result(
@@ -137,10 +140,18 @@ class Driver:
             assert sorted(job.id for job in unsettled) == sorted(job.id for job in held)
             if version.state is VersionState.FAILED or not version.has_active_slot:
                 assert not waiting, "requests wait for nobody"
-            for worker in version.free:
-                assert worker.is_ready
-                assert not worker.in_flight
-                assert not worker.slot.retiring
+            with_room = [worker for worker in version.ready_workers if worker.has_room]
+            assert sorted(w.identity for w in version.free) == sorted(
+                w.identity for w in with_room
+            )
+            for worker in version.ready_workers:
+                assert len(worker.in_flight) <= worker.credits
+                assert (worker.state is WorkerState.BUSY) == bool(worker.in_flight)
+                if version.spec.concurrency > 1:
+                    assert len(worker.in_flight) <= version.spec.concurrency
+                    batches = worker.in_flight.values()
+                    suspects = [job for batch in batches for job in batch.jobs if job.losses]
+                    assert not suspects or len(worker.in_flight) == 1, "a suspect has company"
         filled = {
             slot.worker.identity: slot.worker
             for version in self.fleet.versions.values()

@@ -6,7 +6,7 @@ order. A field that is missing takes its default and one that is unknown is igno
 go last and have defaults. A body up to ``INLINE_LIMIT`` bytes rides inside the header; a longer one
 is a frame of its own, and the header holds its index. Durations, never timestamps, cross the wire.
 
-Frontend to worker: Load, Work, Stop. Worker to frontend: Hello, Loaded, LoadFailed, Chunk,
+Frontend to worker: Load, Work, Cancel, Stop. Worker to frontend: Hello, Loaded, LoadFailed, Chunk,
 Result, Bye.
 
 Whatever cannot be decoded raises ProtocolError: the receiver gives up on its peer.
@@ -28,16 +28,18 @@ from .. import FlambeauError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PROTOCOL_VERSION = (1, 1)
+PROTOCOL_VERSION = (1, 2)
 """(major, minor). Another major version is refused; a minor one only adds fields and messages."""
+CANCEL_SINCE = 2
+"""The minor version from which on workers know Cancel."""
 
 INLINE_LIMIT = 16 * 1024
 """Bodies up to this many bytes travel inside the header: one frame costs more than the copy."""
 
 EXIT_CUDA_ERROR = 86
+"""Exit code of a worker that cannot go on because of its GPU."""
 REQUESTS_MARK = "\x1f"
 """In a worker's log line the ids of the requests that it is about come after this."""
-"""Exit code of a worker that cannot go on because of its GPU."""
 
 Body = bytes | bytearray | memoryview
 Frame = bytes | bytearray | memoryview
@@ -92,7 +94,11 @@ class Answer:
 
 @dataclass(slots=True, frozen=True)
 class Load:
-    """Load this model; answered by Loaded or LoadFailed."""
+    """Load this model; answered by Loaded or LoadFailed.
+
+    The worker gets up to ``concurrency`` batches at once: as ``asynchronous`` tasks, or with
+    ``continuous``, where each is one request, as the rows of its rounds.
+    """
 
     model_name: str
     model_version: str
@@ -105,6 +111,9 @@ class Load:
     name_content_types: bool = False
     envelope: str | None = None
     archive_code: bool = True
+    concurrency: int = 1
+    asynchronous: bool = False
+    continuous: bool = False
 
 
 @dataclass(slots=True)
@@ -113,6 +122,17 @@ class Work:
 
     batch_id: int
     requests: Sequence[RequestLike]
+
+
+@dataclass(slots=True, frozen=True)
+class Cancel:
+    """Nobody waits for request ``index`` of a batch any more; None: for any of them.
+
+    The batch is answered by its Result all the same. One that has been answered is none of it.
+    """
+
+    batch_id: int
+    index: int | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -181,7 +201,7 @@ class Bye:
     """The worker leaves of its own accord; nothing follows."""
 
 
-Message = Load | Work | Stop | Hello | Loaded | LoadFailed | Result | Chunk | Bye
+Message = Load | Work | Cancel | Stop | Hello | Loaded | LoadFailed | Result | Chunk | Bye
 
 _TAGS: dict[type, int] = {
     Hello: 1,
@@ -193,6 +213,7 @@ _TAGS: dict[type, int] = {
     Load: 16,
     Work: 17,
     Stop: 18,
+    Cancel: 19,
 }
 _TYPES = {tag: cls for cls, tag in _TAGS.items()}
 

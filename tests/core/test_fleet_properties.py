@@ -31,8 +31,11 @@ class FleetMachine(RuleBasedStateMachine):
         retries=st.integers(0, 1),
         workers=st.integers(1, 2),
         fast=st.booleans(),
+        at_once=st.sampled_from([1, 1, 3]),
     )
-    def start(self, size, delay, adaptive, client_timeout, queue_timeout, retries, workers, fast):
+    def start(
+        self, size, delay, adaptive, client_timeout, queue_timeout, retries, workers, fast, at_once
+    ):
         self.driver = Driver(
             batch_size=size,
             max_batch_delay=delay,
@@ -43,6 +46,7 @@ class FleetMachine(RuleBasedStateMachine):
             response_timeout=2.0,
             startup_timeout=3.0,
             queue_size=6,
+            concurrency=at_once,
         )
         self.driver.handler_seconds = 0.0002 if fast else 0.1
         self.driver.scale(workers)
@@ -99,11 +103,20 @@ class FleetMachine(RuleBasedStateMachine):
             else:
                 self.driver.load_failed(identity)
 
-    @rule(index=st.integers(0, 5), error=st.booleans())
-    def answer(self, index, error):
+    @rule(index=st.integers(0, 5), error=st.booleans(), batch=st.integers(0, 2))
+    def answer(self, index, error, batch):
         busy = [i for i in self.driver.busy() if i in self.driver.processes]
         if identity := self.pick(index, busy):
-            self.driver.answer(identity, error=error)
+            at_work = min(len(self.driver.work[identity]), self.driver.spec.concurrency)
+            self.driver.answer(identity, error=error, batch=batch % at_work)
+
+    @rule()
+    def workers_let_go_of_what_is_cancelled(self):
+        cancelled = {cancel.batch_id for cancel in self.driver.cancelled if cancel.index is None}
+        for identity in self.driver.busy():
+            for work in list(self.driver.work[identity]):
+                if work.batch_id in cancelled and identity in self.driver.processes:
+                    self.driver.answer(identity, batch=self.driver.work[identity].index(work))
 
     @rule(index=st.integers(0, 5), row=st.integers(0, 3))
     def answer_in_part(self, index, row):

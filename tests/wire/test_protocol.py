@@ -11,6 +11,7 @@ from flambeau.worker.protocol import (
     INLINE_LIMIT,
     Answer,
     Bye,
+    Cancel,
     Chunk,
     Hello,
     Load,
@@ -49,6 +50,7 @@ answers = st.builds(
 messages = st.one_of(
     st.just(Stop()),
     st.just(Bye()),
+    st.builds(Cancel, st.integers(0, 2**40), st.none() | st.integers(0, 99)),
     st.builds(Chunk, st.integers(0, 2**40), st.integers(0, 99), answers),
     st.builds(Hello, st.integers(0, 9), st.integers(0, 9), st.integers(1, 9999)),
     st.builds(Loaded, st.integers(1, 9), st.floats(0, 9)),
@@ -90,7 +92,7 @@ json_like = st.recursive(
 )
 
 
-@given(st.sampled_from([1, 2, 3, 4, 5, 16, 17, 18]), st.lists(json_like, max_size=6))
+@given(st.sampled_from([1, 2, 3, 4, 5, 16, 17, 18, 19]), st.lists(json_like, max_size=6))
 def test_a_known_tag_with_wrong_fields_is_a_message_or_a_protocol_error(tag, fields):
     frames = [msgpack.packb([tag, *fields])]
     try:
@@ -111,4 +113,5 @@ def test_other_headers_are_a_protocol_error(header):
 def test_a_newer_peer_may_add_fields_and_an_older_one_leave_them_out():
     assert decode([msgpack.packb([1, 1, 7, 42, "new", {"more": 1}])]) == Hello(1, 7, 42)
     assert decode([msgpack.packb([2])]) == Loaded()
+    assert decode([msgpack.packb([19, 7])]) == Cancel(7)
     assert decode([msgpack.packb([4, 9, 0.5, []])]) == Result(9, 0.5, [])
