@@ -234,7 +234,9 @@ class Engine:
             case Chunk():
                 self._run(self._fleet.chunk(identity, message, at))
             case Hello():
-                self._run(self._fleet.hello(identity, message.major, message.pid, at, message.minor))
+                self._run(
+                    self._fleet.hello(identity, message.major, message.pid, at, message.minor)
+                )
             case Loaded():
                 logger.info("worker %s is ready after %.1f s", identity, message.seconds)
                 self._on_loaded(torchserve_name(identity), message.seconds)

@@ -174,4 +174,5 @@ def _item(fields: Mapping[str, Any]) -> Any:
 
 
 def _is_special(answer: Any) -> bool:
-    return isinstance(answer, Exception) or inspect.isgenerator(answer)
+    is_in_pieces = inspect.isgenerator(answer) or inspect.isasyncgen(answer)
+    return is_in_pieces or isinstance(answer, Exception)

@@ -141,9 +141,7 @@ class Driver:
             if version.state is VersionState.FAILED or not version.has_active_slot:
                 assert not waiting, "requests wait for nobody"
             with_room = [worker for worker in version.ready_workers if worker.has_room]
-            assert sorted(w.identity for w in version.free) == sorted(
-                w.identity for w in with_room
-            )
+            assert sorted(w.identity for w in version.free) == sorted(w.identity for w in with_room)
             for worker in version.ready_workers:
                 assert len(worker.in_flight) <= worker.credits
                 assert (worker.state is WorkerState.BUSY) == bool(worker.in_flight)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     """
     worker.errors worker.protocol worker.io_threads worker.modules worker.metrics
-    worker.streaming
+    worker.streaming worker.coroutines
     model_store.errors model_store.snapshot model_store.allowed_urls model_store.pickles
     frontend.errors frontend.properties frontend.table
     frontend.handler_metrics frontend.access_log frontend.shielded
@@ -36,7 +36,9 @@ LAYERS = [
     "frontend.system_metrics frontend.logs "
     "frontend.tls",
     "worker.compat handlers archiver.writers frontend.storage worker.envelopes worker.loader "
-    "worker.service worker.link frontend.dispatcher",
+    "worker.rows worker.link frontend.dispatcher",
+    "worker.service worker.continuous",
+    "worker.asynchronous",
     "archiver.packager worker.main frontend.crew frontend.router frontend.metrics",
     "frontend.fleet frontend.streams",
     "archiver.cli worker.__main__ worker.template frontend.engine frontend.background "

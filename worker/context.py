@@ -1,7 +1,8 @@
 """What a handler sees of its worker and of the requests in front of it.
 
 Names, signatures and values are those of TorchServe's ``ts.context``, which handlers rely on;
-``Context.begin_batch`` is ours.
+``begin_batch``, ``copy_for_batch``, ``drain_samples`` and
+what concerns clients that leave are ours.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _LINE_BREAKING = re.compile(r"[\r\n\0]")
@@ -118,6 +119,7 @@ class Context:
         self.input_schema: str | None = None
         """JSON Schema of a request, where the handler declares one; ``output_schema`` likewise."""
         self.output_schema: str | None = None
+        self._asks_for_cancelled: Callable[[int], bool] | None = None
         self.header_key_sequence_id = os.getenv("TS_REQUEST_SEQUENCE_ID", "ts_request_sequence_id")
         self.header_key_sequence_start = os.getenv(
             "TS_REQUEST_SEQUENCE_START", "ts_request_sequence_start"
@@ -147,7 +149,32 @@ class Context:
         part = copy.copy(self)
         part.request_ids = {place: self.request_ids[row] for place, row in enumerate(rows)}
         part._request_processor = [self._request_processor[row] for row in rows]
+        part.ask_for_cancelled(lambda place: self.is_cancelled(rows[place]))
         return part
+
+    def copy_for_batch(self) -> Context:
+        """A context of its own for one of several batches in work.
+
+        What handlers have hung on this one is there, the same objects; what they hang on the copy
+        goes with it.
+        """
+        return copy.copy(self)
+
+    def ask_for_cancelled(self, ask: Callable[[int], bool]) -> None:
+        """Have ``is_cancelled`` ask this."""
+        self._asks_for_cancelled = ask
+
+    def is_cancelled(self, idx: int = 0) -> bool:
+        """Nobody waits for the answer to this row any more: its client left, or its time is over.
+
+        A handler that works for long may ask now and then, and return whatever it likes for the
+        row.
+        """
+        return self._asks_for_cancelled is not None and self._asks_for_cancelled(idx)
+
+    def drain_samples(self) -> list[list[Any]]:
+        """The metrics reported since the last call, as they cross the wire."""
+        return [] if self._metrics is None else [list(sample) for sample in self._metrics.drain()]
 
     @property
     def system_properties(self) -> dict[str, Any]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import sys
 import threading
+from collections import deque
 
 import zmq
 
 from .io_threads import let_them_batch
-from .protocol import Message, decode, encode
+from .protocol import Answer, Cancel, Message, Result, Work, decode, encode
+
+logger = logging.getLogger("flambeau.worker")
 
 _PR_SET_PDEATHSIG = 1
 _LINGER_MS = 2000
@@ -40,7 +44,7 @@ class Link:
 
         Raises ProtocolError for what is no message.
         """
-        if timeout is not None and not self._socket.poll(int(timeout * 1000)):
+        if timeout is not None and not self.is_readable(timeout):
             return None
         frames: list[bytes | memoryview] = [self._socket.recv()]
         while self._socket.getsockopt(zmq.RCVMORE):
@@ -48,10 +52,71 @@ class Link:
             frames.append(self._socket.recv(copy=False).buffer)
         return decode(frames)
 
+    def answer(self, result: Result) -> None:
+        """Send ``result``; one that cannot be written down becomes an error for its requests."""
+        try:
+            self.send(result)
+        except (TypeError, ValueError, OverflowError):
+            # A header or a metric of the handler's; nothing is sent yet.
+            logger.exception("The answer to batch %d cannot be sent", result.batch_id)
+            failure = Answer(503, None, [], b"Invalid model predict output", True)
+            answers = [failure] * len(result.answers)
+            self.send(Result(result.batch_id, result.handler_seconds, answers))
+
+    def fileno(self) -> int:
+        """Becomes readable when something may have arrived: once, until all of it is received.
+
+        Sending may use that up; so whoever waits for it receives after each ``send``, too.
+        """
+        return int(self._socket.get(zmq.FD))
+
+    def is_readable(self, timeout: float = 0.0) -> bool:
+        """A message is there, or comes within ``timeout`` seconds."""
+        if timeout <= 0:
+            return bool(int(self._socket.get(zmq.EVENTS)) & int(zmq.POLLIN))
+        return bool(self._socket.poll(int(timeout * 1000)))
+
     def close(self) -> None:
         """Deliver what was sent, then close."""
         self._socket.close()
         self._context.term()
+
+
+class Inbox:
+    """Messages in their order, where what is said of the batch in work can be read before its end.
+
+    Cancel is kept here and not handed out.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._ahead: deque[Message] = deque()
+        self._cancelled: set[tuple[int, int | None]] = set()
+
+    def take(self) -> Message:
+        """The next message, however long that takes."""
+        message = self._ahead.popleft() if self._ahead else self._receive(None)
+        while message is None:
+            message = self._receive(None)
+        if self._cancelled and isinstance(message, Work):
+            # Batches are numbered as they come: what was said of earlier ones came too late.
+            self._cancelled = {each for each in self._cancelled if each[0] >= message.batch_id}
+        return message
+
+    def is_cancelled(self, batch_id: int, row: int) -> bool:
+        """The client of that row has left, as far as that has arrived."""
+        while self._link.is_readable():
+            if (message := self._receive(0.0)) is not None:
+                self._ahead.append(message)
+        return not self._cancelled.isdisjoint({(batch_id, row), (batch_id, None)})
+
+    def _receive(self, timeout: float | None) -> Message | None:
+        """The next message; None for none in time, and for a Cancel, which is noted."""
+        message = self._link.receive(timeout)
+        if isinstance(message, Cancel):
+            self._cancelled.add((message.batch_id, message.index))
+            return None
+        return message
 
 
 def die_with_parent(parent_fd: int, *, is_child: bool = True) -> None:

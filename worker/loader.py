@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import FlambeauError, without_folders
+from .coroutines import event_loop, finished, is_async
 from .modules import has_module, import_module, list_classes_from_module, module_names, put_first
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class _Handler(NamedTuple):
 def load_entry_point(handler: str, model_dir: Path, context: Context) -> EntryPoint:
     """Import ``handler``, initialise it with ``context``, return what answers ``(data, context)``.
 
+    An ``async def`` returns a coroutine; that of ``initialize`` is awaited here.
     ``model_dir`` becomes the first place where imports look. Raises HandlerLoadError; SystemExit
     of a handler counts as a failure too.
     """
@@ -120,7 +122,10 @@ def _initialized(
 ) -> EntryPoint:
     try:
         entry_point, initialize = find()
-        initialize(context)
+        if is_async(entry_point):
+            # What initialize makes for the event loop belongs to the one that will run.
+            event_loop()
+        finished(initialize(context))
     except FlambeauError:
         raise
     except (Exception, SystemExit) as error:
@@ -147,13 +152,8 @@ def _find(handler: _Handler, model_dir: Path) -> tuple[EntryPoint, Callable[[Con
         return _class_entry_point(found)
     if not callable(found):
         raise HandlerLoadError(f"Handler '{handler.text}': '{name}' cannot be called.")
-    _refuse_coroutine(found)
-
-    def entry_point(data: list[dict[str, Any]], context: Any) -> Any:
-        return found(data, context)
-
     # TorchServe's contract: a function is called once without data, to load its model.
-    return entry_point, lambda context: found(None, context)
+    return found, lambda context: found(None, context)
 
 
 def _make_importable(handler: _Handler, model_dir: Path) -> Path:
@@ -241,13 +241,7 @@ def _class_entry_point(cls: type[object]) -> tuple[EntryPoint, Callable[[Context
             raise HandlerLoadError(f"Expect {name} method in class {cls.__name__}")
     # Read once, now: a handler may put any callable in its place while it is being made.
     entry_point: EntryPoint = service.handle  # type: ignore[attr-defined]
-    _refuse_coroutine(entry_point)
     return entry_point, service.initialize  # type: ignore[attr-defined]
-
-
-def _refuse_coroutine(entry_point: object) -> None:
-    if inspect.iscoroutinefunction(entry_point):
-        raise HandlerLoadError("Handlers with 'async def handle' are not supported yet.")
 
 
 def _failure(what: str, error: BaseException, model_dir: Path) -> HandlerLoadError:

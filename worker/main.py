@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
@@ -22,31 +22,35 @@ from .. import FlambeauError
 from . import compat
 from .compat.names import TORCHSERVE_VERSION
 from .context import Context
+from .continuous import ContinuousBatches
+from .coroutines import event_loop, is_async, one_by_one
 from .envelopes import wrap
-from .link import Link, die_with_parent
+from .link import Inbox, Link, die_with_parent
 from .loader import EntryPoint, load_built_in, load_entry_point, without_paths
 from .log_lines import RequestLines
 from .metrics import Metrics
 from .protocol import (
     EXIT_CUDA_ERROR,
     PROTOCOL_VERSION,
-    Answer,
     Bye,
     Hello,
     Load,
     Loaded,
     LoadFailed,
     ProtocolError,
-    Result,
     Stop,
     Work,
 )
+from .rows import Rows
 from .service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 logger = logging.getLogger("flambeau.worker")
 
 CREDITS = 8
-"""Batches that may be here at a time: the one in work, and those that save it the wait."""
+"""Batches that may be here at a time, where only one is in work: the others save it the wait."""
 _FAREWELL = 5.0
 
 
@@ -74,7 +78,7 @@ def _serve(link: Link) -> int:
         raise ProtocolError(f"expected Load, got {type(load).__name__}")
     started = time.perf_counter()
     try:
-        service = _load(load, link)
+        serving = _load(load, link)
     except Exception as error:
         logger.exception("Loading model %s failed", load.model_name)
         link.send(_load_failure(error, Path(load.model_dir)))
@@ -84,11 +88,26 @@ def _serve(link: Link) -> int:
     # The model and its libraries stay: the collector need not look through them time and again.
     gc.collect()
     gc.freeze()
-    link.send(Loaded(CREDITS, time.perf_counter() - started, *service.schemas))
+    link.send(Loaded(serving.credits, time.perf_counter() - started, *serving.schemas))
+    return serving.run()
+
+
+class _Serving(NamedTuple):
+    """How this worker works on batches: it holds up to ``credits``; ``run`` gives the exit code.
+
+    ``schemas`` are what the handler says of its input and of its output: JSON Schema, as text.
+    """
+
+    credits: int
+    schemas: tuple[str | None, str | None]
+    run: Callable[[], int]
+
+
+def _one_by_one(link: Link, inbox: Inbox, service: Service) -> int:
     while True:
-        message = link.receive()
+        message = inbox.take()
         if isinstance(message, Work):
-            _answer(link, service, message)
+            link.answer(service.run(message))
             if service.is_spoilt:
                 return EXIT_CUDA_ERROR
         elif isinstance(message, Stop):
@@ -98,18 +117,7 @@ def _serve(link: Link) -> int:
             raise ProtocolError(f"unexpected {type(message).__name__}")
 
 
-def _answer(link: Link, service: Service, work: Work) -> None:
-    result = service.run(work)
-    try:
-        link.send(result)
-    except (TypeError, ValueError, OverflowError):
-        # A header or a metric of the handler's that cannot be written down; nothing is sent yet.
-        logger.exception("The answer to batch %d cannot be sent", work.batch_id)
-        failure = Answer(503, None, [], b"Invalid model predict output", True)
-        link.send(Result(work.batch_id, result.handler_seconds, [failure] * len(work.requests)))
-
-
-def _load(load: Load, link: Link) -> Service:
+def _load(load: Load, link: Link) -> _Serving:
     model_dir = Path(load.model_dir)
     # Handlers open files of their archive by relative name.
     os.chdir(model_dir)
@@ -128,17 +136,45 @@ def _load(load: Load, link: Link) -> Service:
         Metrics(load.model_name),
         _model_config(model_dir, manifest),
     )
-    entry_point = wrap(load.envelope, _entry_point(load, model_dir, context))
-    if load.envelope is not None:
+    if load.asynchronous:
+        # What a handler makes for the event loop belongs to the one that will run.
+        event_loop()
+    return _serving(load, link, context, _entry_point(load, model_dir, context))
+
+
+def _serving(load: Load, link: Link, context: Context, entry_point: EntryPoint) -> _Serving:
+    schemas = (context.input_schema, context.output_schema)
+    credits = max(CREDITS, load.concurrency)
+    how = {
+        "decode_input": load.decode_input_request,
+        "name_content_types": load.name_content_types,
+    }
+    if load.asynchronous and not load.envelope:
+        from .asynchronous import AsyncBatches
+
+        if not is_async(entry_point):
+            logger.warning(
+                "asyncCommunication is on, and handle is not 'async def': it gets one batch at a "
+                "time. Write 'async def handle', or leave asyncCommunication out."
+            )
+            credits = 1
+        batches = AsyncBatches(entry_point, context, Rows(**how), link, event_loop())
+        return _Serving(credits, schemas, batches.run)
+    if load.asynchronous:
+        logger.warning("With a service_envelope an async handler gets one batch at a time.")
+        credits = 1
+    if load.envelope:
         # What clients send is the envelope's business then.
-        context.input_schema = context.output_schema = None
-    return Service(
-        entry_point,
-        context,
-        decode_input=load.decode_input_request,
-        name_content_types=load.name_content_types,
-        emit=link.send,
-    )
+        schemas = (None, None)
+    if is_async(entry_point):
+        entry_point = one_by_one(entry_point)
+    entry_point = wrap(load.envelope, entry_point)
+    if load.continuous:
+        rounds = ContinuousBatches(entry_point, context, Rows(**how), link)
+        return _Serving(credits, schemas, rounds.run)
+    inbox = Inbox(link)
+    service = Service(entry_point, context, emit=link.send, is_cancelled=inbox.is_cancelled, **how)
+    return _Serving(credits, schemas, lambda: _one_by_one(link, inbox, service))
 
 
 def _entry_point(load: Load, model_dir: Path, context: Context) -> EntryPoint:

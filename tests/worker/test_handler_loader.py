@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flambeau.worker.context import Context
+from flambeau.worker.coroutines import event_loop, finished
 from flambeau.worker.loader import HandlerLoadError, load_entry_point
 
 if TYPE_CHECKING:
@@ -169,9 +170,39 @@ class Service:
     assert load("service", service=text) == ["replaced"]
 
 
-def test_an_async_handler_is_refused_for_now(load: Callable[..., Any]) -> None:
-    text = "async def handle(data, context): ...\n"
-    assert "async def handle" in failure(load, "service", service=text).message
+def test_an_async_function_is_called_without_data_and_finds_its_event_loop(
+    load: Callable[..., Any],
+) -> None:
+    text = (
+        "import asyncio\n"
+        "seen = []\n"
+        "async def handle(data, context):\n"
+        "    seen.append((data, asyncio.get_running_loop()))\n"
+        "    return seen\n"
+    )
+    try:
+        first, second = finished(load("service", service=text))
+        assert (first[0], second[0]) == (None, [{}])
+        assert first[1] is second[1] is event_loop()
+    finally:
+        event_loop().close()
+
+
+def test_initialize_finds_the_loop_that_an_async_handle_runs_on(load: Callable[..., Any]) -> None:
+    text = (
+        "import asyncio\n"
+        "class Handler:\n"
+        "    async def warm_up(self): self.warm = True\n"
+        "    def initialize(self, context):\n"
+        "        self.loop = asyncio.get_event_loop()\n"
+        "        self.task = self.loop.create_task(self.warm_up())\n"
+        "    async def handle(self, data, context):\n"
+        "        return [self.loop is asyncio.get_running_loop(), self.warm]\n"
+    )
+    try:
+        assert finished(load("service", service=text)) == [True, True]
+    finally:
+        event_loop().close()
 
 
 def test_a_missing_dependency_is_named(load: Callable[..., Any]) -> None:

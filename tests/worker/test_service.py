@@ -16,7 +16,8 @@ from flambeau.worker.context import Context
 from flambeau.worker.errors import PredictionException
 from flambeau.worker.metrics import Metrics
 from flambeau.worker.protocol import Answer, Part, Request, Result, Work, decode, encode
-from flambeau.worker.service import Service, decode_part, serialise
+from flambeau.worker.rows import decode_part, serialise
+from flambeau.worker.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable

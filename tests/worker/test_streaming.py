@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flambeau.worker.context import Context
-from flambeau.worker.protocol import Chunk, Part, Request, Result, Work
+from flambeau.worker.coroutines import event_loop
+from flambeau.worker.link import Inbox
+from flambeau.worker.protocol import Cancel, Chunk, Part, Request, Result, Stop, Work
 from flambeau.worker.service import Service
 from flambeau.worker.streaming import send_intermediate_predict_response
 
@@ -80,3 +82,97 @@ def test_a_generator_that_fails_fails_alone():
     failed, fine = result.answers
     assert (failed.is_error, failed.status, failed.body) == (True, 503, b"Prediction failed")
     assert (fine.is_error, fine.body) == (False, b"fine")
+
+
+def test_an_async_generator_is_sent_as_it_yields():
+    async def words(*given):
+        for word in given:
+            yield word
+
+    try:
+        chunks, result = run(lambda data, context: [words("a", "b"), "plain"], 2)
+    finally:
+        event_loop().close()
+    assert chunks == [(0, b"a"), (0, b"b")]
+    assert [answer.body for answer in result.answers] == [b"", b"plain"]
+
+
+class Line:
+    """A link on which the frontend says one thing after the other, one each time it is asked."""
+
+    def __init__(self, *messages):
+        self.messages = list(messages)
+
+    def receive(self, timeout=None):
+        return self.messages.pop(0) if self.messages else None
+
+    def is_readable(self, timeout=0.0):
+        return bool(self.messages)
+
+
+def cancelling(*messages):
+    """A service whose inbox holds these, and the pieces that it sends."""
+    chunks = []
+    inbox = Inbox(Line(*messages))
+    context = Context("m", "/models/m", None, 8, None, "0.12.0")
+
+    def make(handler):
+        return Service(handler, context, emit=chunks.append, is_cancelled=inbox.is_cancelled)
+
+    return make, chunks, inbox
+
+
+def test_a_generator_whose_client_left_is_closed():
+    closed = []
+
+    def endless():
+        try:
+            while True:
+                yield "x"
+        finally:
+            closed.append(True)
+
+    make, chunks, _ = cancelling(Cancel(7, 0))
+    service = make(lambda data, context: [endless(), iter_once()])
+    result = service.run(Work(7, [Request("a", {}, []), Request("b", {}, [])]))
+    assert [chunk.index for chunk in chunks] == [1]
+    assert not closed, "it had not begun"
+    assert not any(answer.is_error for answer in result.answers)
+
+
+def iter_once():
+    yield "once"
+
+
+def test_a_handler_can_ask_whether_its_client_left():
+    later = Work(8, [Request("next", {}, [])])
+    make, _, inbox = cancelling(later, Cancel(7, 1), Cancel(6), Stop())
+    seen = []
+
+    def handler(data, context):
+        seen.extend(context.is_cancelled(row) for row in range(2))
+        return ["x"] * len(data)
+
+    service = make(handler)
+    service.run(Work(7, [Request("a", {}, []), Request("b", {}, [])]))
+    assert seen == [False, True]
+    assert inbox.take() == later
+    assert inbox.take() == Stop()
+
+
+def test_what_was_said_of_earlier_batches_is_forgotten():
+    _, _, inbox = cancelling(Cancel(7), Work(8, []), Cancel(9, 0), Work(9, []))
+    assert inbox.take() == Work(8, [])
+    assert not inbox._cancelled
+    assert inbox.take() == Work(9, [])
+    assert inbox.is_cancelled(9, 0)
+    assert not inbox.is_cancelled(9, 1)
+
+
+def test_without_a_frontend_that_says_so_nobody_leaves():
+    context = Context("m", "/models/m", None, 8, None, "0.12.0")
+    assert not context.is_cancelled()
+    answers = Service(lambda data, context: [context.is_cancelled()], context).run(
+        Work(1, [Request("r", {}, [])])
+    )
+    assert answers.answers[0].body == b"false"

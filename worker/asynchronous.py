@@ -1,0 +1,224 @@
+"""Async handlers: each batch is a task of one event loop, and many are in work at once.
+
+As with TorchServe's ``asyncCommunication``. Each batch has a context of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from contextlib import aclosing
+from functools import partial
+from inspect import isasyncgen, isawaitable
+from typing import TYPE_CHECKING, Any
+
+from .log_lines import set_task_requests
+from .protocol import (
+    EXIT_CUDA_ERROR,
+    Answer,
+    Bye,
+    Cancel,
+    Chunk,
+    ProtocolError,
+    Result,
+    Stop,
+    Work,
+)
+from .rows import failure, refusal, spoils
+from .service import IN_PIECES
+from .streaming import set_task_emitter
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterator
+
+    from .context import Context
+    from .link import Link
+    from .protocol import Message
+    from .rows import Rows
+
+logger = logging.getLogger("flambeau.worker")
+
+_FAREWELL = 1.0
+"""Seconds that tasks of the handler's own get to end when the worker leaves."""
+
+
+class Running:
+    """A batch in work: ``answers`` are None until its task has them."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.ids = [request.id for request in work.requests]
+        self.cancelled: set[int] = set()
+        self.answers: list[Answer] | None = None
+        self.seconds = 0.0
+        self.task: asyncio.Task[None] | None = None
+
+    def cancel(self, index: int | None) -> None:
+        """Nobody waits for that row, or for any: the task ends when that leaves nobody."""
+        rows = range(len(self.ids))
+        self.cancelled.update(rows if index is None else {index}.intersection(rows))
+        if len(self.cancelled) == len(self.ids) and self.task is not None:
+            self.task.cancel()
+
+
+class AsyncBatches:
+    """Takes batches as they come and answers each when its handler is done with it.
+
+    Runs on ``loop``, in the thread that calls ``run``. A handler that does not return to the loop
+    holds up all of them.
+    """
+
+    def __init__(
+        self,
+        entry_point: Callable[[list[dict[str, Any]], Context], Any],
+        context: Context,
+        rows: Rows,
+        link: Link,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._entry_point = entry_point
+        self._context = context
+        self._rows = rows
+        self._link = link
+        self._loop = loop
+        self._thread = threading.get_ident()
+        self._running: dict[int, Running] = {}
+        self._will_read = False
+        self._is_stopping = False
+        self._exit_code = 0
+        self._problem: ProtocolError | None = None
+
+    def run(self) -> int:
+        """Answer batches until told to stop; the exit code. Raises ProtocolError."""
+        self._loop.add_reader(self._link.fileno(), self._read)
+        self._read_soon()
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.remove_reader(self._link.fileno())
+        self._end_tasks()
+        if self._problem is not None:
+            raise self._problem
+        return self._exit_code
+
+    def _read(self) -> None:
+        self._will_read = False
+        try:
+            while (message := self._link.receive(0.0)) is not None:
+                self._take(message)
+        except ProtocolError as error:
+            self._problem = error
+            self._loop.stop()
+
+    def _read_soon(self) -> None:
+        # The link's descriptor fires once; whatever is sent may use that up.
+        if not self._will_read:
+            self._will_read = True
+            self._loop.call_soon(self._read)
+
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Work):
+            running = self._running[message.batch_id] = Running(message)
+            running.task = self._loop.create_task(self._handle(running))
+            running.task.add_done_callback(partial(self._finished, running))
+        elif isinstance(message, Cancel):
+            if message.batch_id in self._running:
+                self._running[message.batch_id].cancel(message.index)
+        elif isinstance(message, Stop):
+            self._is_stopping = True
+            self._leave_if_done()
+        else:
+            raise ProtocolError(f"unexpected {type(message).__name__}")
+
+    async def _handle(self, running: Running) -> None:
+        requests: Any = running.work.requests
+        context = self._context.copy_for_batch()
+        context.begin_batch(running.ids, [self._rows.headers(request) for request in requests])
+        context.ask_for_cancelled(running.cancelled.__contains__)
+        set_task_requests(running.ids)
+        give_away = partial(self._give_away, running, context)
+        set_task_emitter(give_away)
+        started = time.perf_counter()
+        try:
+            returned = self._entry_point([self._rows.row(request) for request in requests], context)
+            if isawaitable(returned):
+                returned = await returned
+            if type(returned) is list and not IN_PIECES.isdisjoint(map(type, returned)):
+                lasts = [_last(row, item, running, give_away) for row, item in enumerate(returned)]
+                returned = await asyncio.gather(*lasts)
+            running.answers = self._rows.answers(context, returned, running.ids)
+        except Exception as error:
+            self._exit_code = EXIT_CUDA_ERROR if spoils(error) else self._exit_code
+            running.answers = [failure(error)] * len(running.ids)
+            logger.exception("Prediction failed for request %s", ", ".join(running.ids))
+        finally:
+            running.seconds = time.perf_counter() - started
+
+    def _finished(self, running: Running, task: asyncio.Task[None]) -> None:
+        answers = running.answers
+        if answers is None:
+            # Cancelled, by us or by the handler itself: then somebody waits for an answer.
+            if not running.cancelled:
+                logger.error("The handler cancelled request %s", ", ".join(running.ids))
+            answers = [refusal(503, "Prediction failed")] * len(running.ids)
+        batch_id = running.work.batch_id
+        del self._running[batch_id]
+        samples = self._context.drain_samples()
+        self._link.answer(Result(batch_id, running.seconds, answers, samples))
+        self._read_soon()
+        if self._exit_code:
+            self._loop.stop()
+        self._leave_if_done()
+
+    def _give_away(self, running: Running, context: Context, row: int, item: object) -> None:
+        """Send a piece of an answer; raises TypeError or ValueError for what has no bytes."""
+        chunk = Chunk(running.work.batch_id, row, self._rows.piece(context, row, item))
+        if threading.get_ident() == self._thread:
+            self._send(chunk)
+        else:
+            self._loop.call_soon_threadsafe(self._send, chunk)
+
+    def _send(self, message: Message) -> None:
+        self._link.send(message)
+        self._read_soon()
+
+    def _leave_if_done(self) -> None:
+        if self._is_stopping and not self._running:
+            self._link.send(Bye())
+            self._loop.stop()
+
+    def _end_tasks(self) -> None:
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            self._loop.run_until_complete(asyncio.wait(tasks, timeout=_FAREWELL))
+
+
+async def _last(
+    row: int, item: Any, running: Running, give_away: Callable[[int, object], None]
+) -> object:
+    """What is left to answer after the pieces of ``item``: itself where it comes in one.
+
+    An exception is its own row's answer. A row whose client left is closed.
+    """
+    if type(item) not in IN_PIECES:
+        return item
+    try:
+        async with aclosing(item if isasyncgen(item) else _in_turns(item)) as pieces:
+            async for piece in pieces:
+                if row in running.cancelled:
+                    break
+                give_away(row, piece)
+    except Exception as error:
+        return error
+    return b""
+
+
+async def _in_turns(pieces: Iterator[object]) -> AsyncGenerator[object, None]:
+    """An ordinary generator, between whose pieces others get their turn."""
+    for piece in pieces:
+        yield piece
+        await asyncio.sleep(0)
