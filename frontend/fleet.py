@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..worker.protocol import PROTOCOL_VERSION, Chunk, LoadFailed, Result, Work
+from ..worker.protocol import PROTOCOL_VERSION, Cancel, Chunk, LoadFailed, Result, Work
 from .commands import Command, Kill
 from .crew import UNREACHABLE_GRACE, Crew
 from .errors import NoWorkerError
@@ -165,9 +165,12 @@ class Fleet(Crew):
         return self._agenda.flush()
 
     def undelivered(self, identity: str, message: Message, now: float) -> list[Command]:
-        """A worker hung up before it got ``message``: its process ends, and its exit says why."""
+        """A worker hung up before it got ``message``: its process ends, and its exit says why.
+
+        A Cancel may be lost: it saves work, and a worker that is busy may have no room for more.
+        """
         worker = self.workers.get(identity)
-        if worker is None or worker.state is WorkerState.STOPPING:
+        if worker is None or worker.state is WorkerState.STOPPING or isinstance(message, Cancel):
             return []
         if isinstance(message, Work) and message.batch_id in worker.in_flight:
             self._dispatcher.take_back(worker, worker.in_flight.pop(message.batch_id))

@@ -87,6 +87,7 @@ class AsyncBatches:
         self._running: dict[int, Running] = {}
         self._will_read = False
         self._is_stopping = False
+        self._has_left = False
         self._exit_code = 0
         self._problem: ProtocolError | None = None
 
@@ -97,8 +98,9 @@ class AsyncBatches:
         try:
             self._loop.run_forever()
         finally:
+            self._has_left = True
             self._loop.remove_reader(self._link.fileno())
-        self._end_tasks()
+            self._loop.run_until_complete(self._end_tasks())
         if self._problem is not None:
             raise self._problem
         return self._exit_code
@@ -110,7 +112,7 @@ class AsyncBatches:
                 self._take(message)
         except ProtocolError as error:
             self._problem = error
-            self._loop.stop()
+            self._leave()
 
     def _read_soon(self) -> None:
         # The link's descriptor fires once; whatever is sent may use that up.
@@ -157,6 +159,11 @@ class AsyncBatches:
             running.seconds = time.perf_counter() - started
 
     def _finished(self, running: Running, task: asyncio.Task[None]) -> None:
+        if self._has_left:
+            # What is not answered by now is lost with this worker: the frontend tries it again.
+            if not task.cancelled():
+                task.exception()
+            return
         answers = running.answers
         if answers is None:
             # Cancelled, by us or by the handler itself: then somebody waits for an answer.
@@ -169,8 +176,9 @@ class AsyncBatches:
         self._link.answer(Result(batch_id, running.seconds, answers, samples))
         self._read_soon()
         if self._exit_code:
-            self._loop.stop()
-        self._leave_if_done()
+            self._leave()
+        else:
+            self._leave_if_done()
 
     def _give_away(self, running: Running, context: Context, row: int, item: object) -> None:
         """Send a piece of an answer; raises TypeError or ValueError for what has no bytes."""
@@ -187,14 +195,20 @@ class AsyncBatches:
     def _leave_if_done(self) -> None:
         if self._is_stopping and not self._running:
             self._link.send(Bye())
-            self._loop.stop()
+            self._leave()
 
-    def _end_tasks(self) -> None:
-        tasks = asyncio.all_tasks(self._loop)
+    def _leave(self) -> None:
+        self._has_left = True
+        self._loop.stop()
+
+    async def _end_tasks(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         if tasks:
-            self._loop.run_until_complete(asyncio.wait(tasks, timeout=_FAREWELL))
+            await asyncio.wait(tasks, timeout=_FAREWELL)
+        # Those that had just ended are told, too.
+        await asyncio.sleep(0)
 
 
 async def _last(

@@ -55,6 +55,11 @@ class Row:
     seconds: float = 0.0
     is_cancelled: bool = False
 
+    @property
+    def is_description(self) -> bool:
+        """It asks what the model says of itself; handlers look at the first row for that."""
+        return self.headers.get("describe") == "True"
+
 
 class ContinuousBatches:
     """Runs rounds while there are requests, and takes new ones before each without waiting."""
@@ -84,7 +89,9 @@ class ContinuousBatches:
             self._read(None if not self._running and not self._is_stopping else 0.0)
             self._let_go()
             if self._running:
-                self._run_round()
+                for row in [row for row in self._running.values() if row.is_description]:
+                    self._run_round([row])
+                self._run_round(list(self._running.values()))
             elif self._is_stopping:
                 self._link.send(Bye())
                 return 0
@@ -131,9 +138,10 @@ class ContinuousBatches:
             logger.debug("The client of request %s has left", row.request_id)
             self._leave(row, refusal(503, "Prediction failed"))
 
-    def _run_round(self) -> None:
-        rows = self._round = list(self._running.values())
-        context = self._context
+    def _run_round(self, rows: list[Row]) -> None:
+        if not rows:
+            return
+        self._round, context = rows, self._context
         context.begin_batch([row.id for row in rows], [row.headers for row in rows])
         data = [row.data for row in rows]
         ids = [row.request_id for row in rows]
@@ -165,7 +173,7 @@ class ContinuousBatches:
 
     def _decide(self, index: int, row: Row, item: Any) -> None:
         """Send a row's item, as its last piece, as one of several, or as the whole answer."""
-        criteria = self._context.stopping_criteria
+        criteria = None if row.is_description else self._context.stopping_criteria
         try:
             is_last = criteria[index](item) if criteria else None
             if is_last is not None and not is_last and not isinstance(item, Exception):

@@ -210,6 +210,16 @@ def test_a_request_whose_client_gave_it_no_more_time_is_cancelled():
     assert [cancel.index for cancel in driver.cancelled] == [0]
 
 
+def test_a_cancel_that_does_not_arrive_costs_nobody_a_worker():
+    driver = started()
+    (worker,) = driver.fleet.workers
+    leave(driver, driver.offer())
+    driver.run(driver.fleet.undelivered(worker, driver.cancelled[0], driver.now))
+    assert worker in driver.fleet.workers
+    driver.answer(worker)
+    driver.check_invariants()
+
+
 def test_an_older_worker_is_not_told_what_it_does_not_understand():
     driver = Driver(max_batch_delay=0.0)
     driver.scale(1)

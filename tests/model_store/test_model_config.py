@@ -66,6 +66,7 @@ sequenceTimeoutMSec: 11
 maxSequenceJobQueueSize: 12
 maxNumSequence: 13
 asyncCommunication: true
+maxConcurrency: 14
 useVenv: false
 handler:
   profile: true

@@ -250,6 +250,26 @@ def test_what_runs_is_finished_when_the_worker_is_told_to_stop(link: FakeLink) -
     assert link.pieces(1) == [b"2", b"1", b"0"]
 
 
+def test_a_call_for_a_description_has_a_round_of_its_own(link: FakeLink) -> None:
+    sizes = []
+
+    def handle(data: list[Any], context: Context) -> Any:
+        sizes.append(len(data))
+        if context.get_request_header(0, "describe") == "True":
+            return ["mine"]
+        is_last = len(sizes) > 3
+        context.stopping_criteria = [lambda item: is_last] * len(data)
+        return ["x"] * len(data)
+
+    description = work(2, b"")
+    description.requests[0].headers["describe"] = "True"
+    link.push(work(1, b"x"), description, work(3, b"x"))
+    serve(link, handle)
+    assert sizes == [1, 2, 2, 2]
+    assert link.pieces(2) == [b"mine"]
+    assert link.pieces(3) == [b"x"] * 3
+
+
 def test_metrics_of_all_rounds_arrive(link: FakeLink) -> None:
     def handle(data: list[Any], context: Context) -> Any:
         context.metrics.add_counter("Rounds", 1)
