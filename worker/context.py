@@ -156,9 +156,11 @@ class Context:
         """A context of its own for one of several batches in work.
 
         What handlers have hung on this one is there, the same objects; what they hang on the copy
-        goes with it.
+        goes with it. Metrics are reported to the same place, for the copy's own requests.
         """
-        return copy.copy(self)
+        twin = copy.copy(self)
+        twin._metrics = copy.copy(self._metrics)
+        return twin
 
     def ask_for_cancelled(self, ask: Callable[[int], bool]) -> None:
         """Have ``is_cancelled`` ask this."""

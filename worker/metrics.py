@@ -155,7 +155,9 @@ class Metrics:
 
     def drain(self) -> list[Sample]:
         """Hand over the pending samples in the order of their calls, and keep none of them."""
-        samples, self._samples = self._samples, []
+        samples = list(self._samples)
+        # In place: copies report into the same list, and threads may do so right now.
+        del self._samples[: len(samples)]
         return samples
 
     def add_metric(

@@ -98,6 +98,7 @@ handler:
         max_sequence_job_queue_size=12,
         max_num_sequence=13,
         async_communication=True,
+        max_concurrency=14,
         use_venv=False,
     )
     # The text above names every field: none was forgotten.

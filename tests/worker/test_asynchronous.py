@@ -268,6 +268,7 @@ def test_metrics_arrive_with_some_result(bench: Bench) -> None:
         return ["x"]
 
     bench.serve(handle, work(1, b"x"), work(2, b"x"))
+    assert bench.context.metrics.request_ids is None
     samples = [*bench.link.result(1).samples, *bench.link.result(2).samples]
     assert [sample[0] for sample in samples] == ["Seen", "Seen"]
 
