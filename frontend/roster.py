@@ -179,7 +179,8 @@ class Worker(Lifecycle[WorkerState]):
     @property
     def has_room(self) -> bool:
         """It would begin one more batch at once."""
-        return len(self.in_flight) < self.concurrency and not self.has_suspect
+        busy = len(self.in_flight)
+        return not busy or (busy < self.concurrency and not self.has_suspect)
 
     @property
     def begun(self) -> list[Batch]:
