@@ -159,9 +159,20 @@ class ModelQueue:
         if self.batch_size > 1:
             self.arrivals.answered(now, seconds, len(self) + running)
 
-    def take(self) -> list[Job]:
-        """Cut the next batch from the front: at most ``batch_size`` jobs, a retried one alone."""
+    def take(self, *, past_suspects: bool = False) -> list[Job]:
+        """Cut the next batch from the front: at most ``batch_size`` jobs, a retried one alone.
+
+        ``past_suspects``: jobs of lost batches at the front stay there; the batch may be empty.
+        """
         self._aggregating_since = None
+        held: list[Job] = []
+        while past_suspects and (job := self.head()) is not None and job.losses:
+            held.append(self._jobs.popleft())
+        batch = self._cut()
+        self._jobs.extendleft(reversed(held))
+        return batch
+
+    def _cut(self) -> list[Job]:
         batch: list[Job] = []
         while len(batch) < self.batch_size:
             job = self.head()

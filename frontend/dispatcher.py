@@ -75,17 +75,29 @@ class Dispatcher:
                 if due is not None and due > now:
                     self._wake(version, due)
                     return
-                self._send(version, worker, now)
+                self._send(version, worker, queue.take(), now)
                 if not worker.has_room:
                     version.free.remove(worker)
+            elif version.free:
+                self._send_past_suspects(version, now)
+                return
             else:
                 worker = version.worker_to_prefetch()
                 if worker is None:
                     return
-                self._send(version, worker, now)
+                self._send(version, worker, queue.take(), now)
 
-    def _send(self, version: Version, worker: Worker, now: float) -> None:
-        jobs = version.queue.take()
+    def _send_past_suspects(self, version: Version, now: float) -> None:
+        """Send what is behind a request that waits for an idle worker."""
+        while (worker := version.worker_beside_suspects()) is not None:
+            jobs = version.queue.take(past_suspects=True)
+            if not jobs:
+                return
+            self._send(version, worker, jobs, now)
+            if not worker.has_room:
+                version.free.remove(worker)
+
+    def _send(self, version: Version, worker: Worker, jobs: list[Job], now: float) -> None:
         batch = Batch(next(self._batch_ids), jobs, now, now + version.spec.response_timeout)
         for job in jobs:
             job.move(JobState.RUNNING)

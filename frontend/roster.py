@@ -347,13 +347,27 @@ class Version(Lifecycle[VersionState]):
         """The worker that begins the next batch if that leaves now: the one with the least to do.
 
         A request that has been in a lost batch goes to an idle worker, which takes no other beside
-        it; so a poisonous input fails by itself.
+        it; so a poisonous input fails by itself. ``worker_beside_suspects`` may take the others.
         """
         if self.spec.concurrency == 1 or not self.free:
             return self.free[0] if self.free else None
         worker = min(self.free, key=lambda worker: len(worker.in_flight))
         head = self.queue.head()
         return None if worker.in_flight and head is not None and head.losses else worker
+
+    def worker_beside_suspects(self) -> Worker | None:
+        """Who takes requests that are behind one which waits for an idle worker.
+
+        The one with the least to do gets nothing new, so that it becomes idle, unless a worker is
+        about to come that is idle anyway.
+        """
+        if self.spec.concurrency == 1:
+            return None
+        others = sorted(self.free, key=lambda worker: len(worker.in_flight))
+        starting = (slot.worker for slot in self.active_slots)
+        if not any(worker is not None and not worker.is_ready for worker in starting):
+            del others[:1]
+        return others[0] if others else None
 
     def worker_to_prefetch(self) -> Worker | None:
         """A busy worker that had better have its next batch already when it is done with this one.

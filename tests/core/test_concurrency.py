@@ -156,6 +156,44 @@ def test_a_poisonous_input_among_many_fails_alone():
     assert [job.state for job in jobs] == [JobState.DONE, JobState.FAILED, JobState.DONE]
 
 
+def test_others_go_on_while_a_lost_request_waits_for_an_idle_worker():
+    driver = started(2)
+    lost, _, staying = [driver.offer() for _ in range(3)]
+    workers = sorted(driver.fleet.workers)
+    first = next(w for w in workers if lost in driver.work[w][0].requests)
+    (other,) = set(workers) - {first}
+    driver.exit(first)
+    assert lost.state is JobState.QUEUED
+    assert len(driver.work[other]) == 1
+    late = driver.offer()
+    assert late.state is JobState.RUNNING, "a new worker is about to come"
+    driver.boot_all(credits=8)
+    (new,) = set(driver.fleet.workers) - {other}
+    assert lost in driver.work[new][0].requests
+    assert staying.losses == 1
+    driver.offer()
+    assert len(driver.work[new]) == 1
+    driver.check_invariants()
+
+
+def test_a_worker_becomes_idle_for_a_lost_request_when_no_other_comes():
+    driver = started(3)
+    jobs = [driver.offer() for _ in range(4)]
+    lost = next(w for w in driver.busy() if len(driver.work[w]) == 2)
+    driver.exit(lost)
+    waiting = [job for job in jobs if job.state is JobState.QUEUED]
+    driver.scale(2)
+    busy = driver.busy()
+    assert batches(driver) == [1, 1]
+    for _ in range(4):
+        driver.offer()
+    assert sorted(batches(driver)) == [1, 3]
+    kept = min(busy, key=lambda worker: len(driver.work[worker]))
+    driver.answer(kept)
+    assert driver.work[kept][0].requests == [waiting[0]]
+    driver.check_invariants()
+
+
 def test_a_worker_is_stopped_once_its_last_batch_is_answered():
     driver = started(2)
     for _ in range(4):
