@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import sys
@@ -13,6 +14,7 @@ from typing_extensions import TypedDict
 
 import flambeau
 from flambeau.worker.context import Context
+from flambeau.worker.coroutines import event_loop, one_by_one
 from flambeau.worker.protocol import Chunk, Part, Request, Result, Work
 from flambeau.worker.service import Service
 
@@ -292,3 +294,39 @@ def test_without_pydantic_the_remedy_is_named(monkeypatch, caplog):
 
     assert statuses(run(Plain(), [json_part(1)])) == [200]
     assert "flambeau[typed]" in caplog.text
+
+
+def run_async(handler: flambeau.Handler, *requests: list[Part]) -> Result:
+    try:
+        handler.handle = one_by_one(handler.handle)  # type: ignore[method-assign]
+        return run(handler, *requests)
+    finally:
+        event_loop().close()
+
+
+def test_predict_may_be_async():
+    class Waits(flambeau.Handler):
+        async def predict(self, batch: list[str]) -> list[int]:
+            await asyncio.sleep(0)
+            return [len(text) for text in batch]
+
+    assert bodies(run_async(Waits(), [json_part("four")], [json_part("x")])) == [b"4", b"1"]
+
+
+def test_an_async_predict_may_yield_and_its_answers_may_be_async_generators():
+    class Steps(flambeau.Handler):
+        async def predict(self, batch):
+            for step in range(2):
+                await asyncio.sleep(0)
+                yield [f"{text}{step}" for text in batch]
+
+    class Each(flambeau.Handler):
+        async def predict(self, batch: list[str]) -> list[str]:
+            return [self.letters(text) for text in batch]
+
+        async def letters(self, text):
+            for letter in text:
+                yield letter
+
+    assert run_async(Steps(), [json_part("a")]).samples == [[0, b"a0"], [0, b"a1"]]
+    assert run_async(Each(), [json_part("ab")]).samples == [[0, b"a"], [0, b"b"]]

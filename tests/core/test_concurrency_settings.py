@@ -1,0 +1,42 @@
+"""How many batches a worker has in work, by what the archive says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from flambeau.frontend.config import Config
+from flambeau.frontend.precedence import Registration, make_spec
+from flambeau.model_store.model_config import ModelConfig
+
+
+@pytest.mark.parametrize(
+    ("archive", "concurrency", "asynchronous", "continuous"),
+    [
+        (ModelConfig(batch_size=8), 1, False, False),
+        (ModelConfig(max_concurrency=7), 1, False, False),
+        (ModelConfig(async_communication=True), 100, True, False),
+        (ModelConfig(async_communication=True, max_concurrency=7), 7, True, False),
+        (ModelConfig(continuous_batching=True, batch_size=8), 8, False, True),
+        (ModelConfig(continuous_batching=True, async_communication=True), 1, False, True),
+    ],
+)
+def test_an_archive_says_how_many_batches_are_in_work(
+    archive: ModelConfig, concurrency: int, asynchronous: bool, continuous: bool
+) -> None:
+    stored = SimpleNamespace(config=archive, model_dir=Path("dir"))
+    spec = make_spec(("m", "1.0"), "h", Registration("m.mar"), stored, Config())  # type: ignore[arg-type]
+    assert (spec.concurrency, spec.asynchronous, spec.continuous) == (
+        concurrency,
+        asynchronous,
+        continuous,
+    )
+
+
+def test_the_batch_size_of_the_call_is_that_of_continuous_batching() -> None:
+    stored = SimpleNamespace(config=ModelConfig(continuous_batching=True), model_dir=Path("dir"))
+    call = Registration("m.mar", batch_size=5)
+    spec = make_spec(("m", "1.0"), "h", call, stored, Config())  # type: ignore[arg-type]
+    assert (spec.concurrency, spec.batch_size) == (5, 5)
