@@ -13,6 +13,7 @@ from .config_key import directory, key
 from .run_dir import default_run_dir, home
 from .settings import (
     BOOLEAN,
+    HEADER_NAME,
     LOAD_MODELS,
     MODELS,
     PATH,
@@ -128,6 +129,21 @@ class ModelsKeys:
         "Python interpreter of the workers.",
         alias="python",
         shown="the one that runs flambeau",
+    )
+    ts_header_key_sequence_id: str = key(
+        HEADER_NAME,
+        "ts_request_sequence_id",
+        "Header by which a request says to which sequence it belongs.",
+    )
+    ts_header_key_sequence_start: str = key(
+        HEADER_NAME,
+        "ts_request_sequence_start",
+        "Header by which a request says that it begins a sequence.",
+    )
+    ts_header_key_sequence_end: str = key(
+        HEADER_NAME,
+        "ts_request_sequence_end",
+        "Header by which an answer says which sequences are over.",
     )
     preload: str = key(
         TEXT,

@@ -116,6 +116,7 @@ class Crew:
                 slot.version.slots.pop(slot.number, None)
         elif worker.is_ready:
             self._remove_from_free(worker)
+            self._dispatcher.forsake(slot.version, worker.identity, now)
             self._stop_if_idle(worker, now)
         elif worker.state is not WorkerState.STOPPING:
             message = "Stopped while it was starting."

@@ -17,16 +17,19 @@ from .errors import (
     NoFreeWorkerError,
     NoWorkerError,
     QueueFullError,
+    SequenceClosedError,
 )
 from .jobs import Batch, Job, JobState, Outcome
 from .lifecycle import VersionState, WorkerState
 from .roster import TIMED_OUT, Exit, ExitReason, Version, Worker, too_slow
+from .sequences import SequenceQueue, ended_sequences
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .. import FlambeauError
     from ..worker.protocol import Answer, Result
+    from .batcher import ModelQueue
 
 
 CANCEL_GRACE = 5.0
@@ -68,6 +71,9 @@ class Dispatcher:
     def dispatch(self, version: Version, now: float) -> None:
         """Send batches as long as one is due and a worker can take it."""
         queue = version.queue
+        if isinstance(queue, SequenceQueue):
+            self._dispatch_sequences(version, queue, now)
+            return
         while len(queue):
             worker = version.worker_with_room()
             if worker is not None:
@@ -79,7 +85,7 @@ class Dispatcher:
                 if not worker.has_room:
                     version.free.remove(worker)
             elif version.free:
-                self._send_past_suspects(version, now)
+                self._send_past_suspects(version, queue, now)
                 return
             else:
                 worker = version.worker_to_prefetch()
@@ -87,10 +93,40 @@ class Dispatcher:
                     return
                 self._send(version, worker, queue.take(), now)
 
-    def _send_past_suspects(self, version: Version, now: float) -> None:
+    def _dispatch_sequences(self, version: Version, queue: SequenceQueue, now: float) -> None:
+        """The same for sequences; new ones go to the worker that keeps the fewest."""
+        for worker in sorted(version.free, key=lambda worker: queue.bound(worker.identity)):
+            while worker.has_room and (due := queue.due(worker.identity)) is not None:
+                if due > now:
+                    self._wake(version, due)
+                    break
+                jobs = queue.take(worker.identity)
+                if not jobs:
+                    break
+                self._send(version, worker, jobs, now)
+            if not worker.has_room:
+                version.free.remove(worker)
+
+    def forsake(self, version: Version, worker: str, now: float) -> None:
+        """A worker takes no more batches: the sequences that it keeps are over."""
+        if version.sequences is not None:
+            self._close(version, version.sequences.lose(worker), now)
+
+    def _close(self, version: Version, left: list[Job], now: float) -> None:
+        for job in left:
+            error = SequenceClosedError(version.key[0], job.requested_version)
+            self._fail(version, job, error, now)
+
+    def _end_sequences(self, version: Version, answer: Answer, now: float) -> None:
+        queue, spec = version.sequences, version.spec.sequences
+        if queue is not None and spec is not None and answer.headers:
+            ids = ended_sequences(answer.headers, spec.end_header)
+            self._close(version, queue.end(ids), now)
+
+    def _send_past_suspects(self, version: Version, queue: ModelQueue, now: float) -> None:
         """Send what is behind a request that waits for an idle worker."""
         while (worker := version.worker_beside_suspects()) is not None:
-            jobs = version.queue.take(past_suspects=True)
+            jobs = queue.take(past_suspects=True)
             if not jobs:
                 return
             self._send(version, worker, jobs, now)
@@ -115,6 +151,7 @@ class Dispatcher:
         if not batch.given_up:
             batch.deadline = now + worker.slot.version.spec.response_timeout
         job = batch.jobs[index]
+        self._end_sequences(worker.slot.version, piece, now)
         job.streams = True
         if not job.is_settled:
             self._agenda.command(Stream(job, piece))
@@ -135,6 +172,9 @@ class Dispatcher:
                 size = 0
                 to = JobState.FAILED if answer.is_error else JobState.DONE
                 self._settle(version, job, to, outcome)
+            if version.sequences is not None:
+                version.sequences.finished(job, now)
+                self._end_sequences(version, answer, now)
         if not worker.in_flight:
             worker.move(WorkerState.READY)
         elif worker.concurrency == 1:
@@ -173,16 +213,22 @@ class Dispatcher:
             was_begun = number < begun
             is_culprit = len(batch.jobs) == 1 and is_timeout and batch.deadline <= now
             for job in batch.jobs:
+                if version.sequences is not None:
+                    version.sequences.finished(job, now)
                 if job.is_settled:
                     continue
                 job.losses += was_begun
                 is_spent = job.losses > version.spec.lost_retries or (was_begun and is_culprit)
-                if is_spent or job.streams or not version.has_active_slot:
+                if version.sequences is not None or not version.has_active_slot:
+                    # What the worker remembered of a sequence is gone with it.
+                    is_spent = True
+                if is_spent or job.streams:
                     self._fail(version, job, _death(exit), now)
                 else:
                     job.move(JobState.QUEUED)
                     again.append(job)
         version.queue.put_back(again)
+        self.forsake(version, exit.identity, now)
 
     def take_back(self, worker: Worker, batch: Batch) -> None:
         """``batch`` never reached its worker: it returns to the front as if nothing happened."""

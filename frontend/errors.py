@@ -24,6 +24,7 @@
     │   ├── NoWorkerError               nobody can take the request
     │   ├── NoDescribeWorkerError       nobody can describe the model
     │   ├── QueueFullError              too many requests wait already
+    │   ├── SequenceClosedError         what the request belongs to is over
     │   ├── NoFreeWorkerError           all are busy, and nobody may wait
     │   ├── ModelFailedError            the model could not be started
     │   └── DrainingError               the server or the version is going away
@@ -237,6 +238,12 @@ class QueueFullError(NoWorkerError):
     def __init__(self, model_name: str, version: str | None, retry_after: int = 1) -> None:
         super().__init__(model_name, version)
         self.retry_after = retry_after
+
+
+class SequenceClosedError(NoWorkerError):
+    """The request's sequence was closed while it waited. TorchServe has the same text for this."""
+
+    reason = "sequence_closed"
 
 
 class NoFreeWorkerError(NoWorkerError):

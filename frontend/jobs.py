@@ -83,6 +83,7 @@ class Job:
 
     ``id`` is the request id shown to client, handler and log; it need not be unique.
     ``deadline`` is the clock reading after which no answer is wanted any more.
+    ``sequence`` is what it belongs to, where the model keeps sequences apart.
     ``requested_version`` is what the client named: ``None`` when it took the default. ``alone``
     keeps it out of batches with others. ``time_limit`` is in how many seconds the client wants its
     answer, whatever the model grants. ``streams`` tells that a part of the answer has been given
@@ -102,6 +103,7 @@ class Job:
     state: JobState = JobState.QUEUED
     taken_at: float = 0.0
     losses: int = 0
+    sequence: str | None = None
     outcome: Outcome | None = None
 
     @property

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from .config import VersionSettings
 from .roster import VersionSpec
+from .sequences import SequenceSpec
 
 if TYPE_CHECKING:
     from ..model_store.model_config import ModelConfig
@@ -78,14 +79,31 @@ def make_spec(
         concurrency=_concurrency(archive, batch_size),
         asynchronous=bool(archive.async_communication) and not archive.continuous_batching,
         continuous=bool(archive.continuous_batching),
+        sequences=_sequences(archive, config),
     )
 
 
 def _concurrency(archive: ModelConfig, batch_size: int) -> int:
     """Batches that a worker has in work at once; a continuous one has a request in each."""
     if archive.continuous_batching:
-        return batch_size
+        # As in TorchServe: requests of a sequence meet the one that is running.
+        return 2 * batch_size if archive.sequence_batching else batch_size
     return _first(archive.max_concurrency, MAX_CONCURRENCY) if archive.async_communication else 1
+
+
+def _sequences(archive: ModelConfig, config: Config) -> SequenceSpec | None:
+    if not archive.sequence_batching:
+        return None
+    return SequenceSpec(
+        sequences=_first(archive.max_num_sequence, 1),
+        waiting=_first(archive.max_sequence_job_queue_size, 1),
+        idle=(archive.sequence_max_idle_msec or 0) / 1000,
+        lifetime=(archive.sequence_timeout_msec or 0) / 1000,
+        overlapping=bool(archive.continuous_batching),
+        id_header=config.ts_header_key_sequence_id,
+        start_header=config.ts_header_key_sequence_start,
+        end_header=config.ts_header_key_sequence_end,
+    )
 
 
 def initial_workers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from .. import FlambeauError
 from .errors import DrainingError
 from .input_check import LARGE_BODY, checked_body, refuse_misfit
 from .jobs import Job, Outcome
+from .sequences import name_sequence
 from .streams import refuse_longer
 
 if TYPE_CHECKING:
@@ -84,6 +86,8 @@ class Predictor:
                 requested_version=version,
                 time_limit=time_limit,
             )
+            if current is not None and current.spec.sequences is not None:
+                job.sequence = name_sequence(headers, current.spec.sequences, _new_id)
             outcome = await self._outcome(key, job)
             refuse_longer(len(outcome.body), self._longest_answer)
             check(outcome)
@@ -121,6 +125,10 @@ class Predictor:
         except asyncio.CancelledError:
             self._engine.abandon(key, job)
             raise
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())
 
 
 async def _refuse_misfit(schema: str, parts: Sequence[Part]) -> None:

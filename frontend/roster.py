@@ -20,6 +20,7 @@ from .lifecycle import (
     VersionState,
     WorkerState,
 )
+from .sequences import SequenceQueue, SequenceSpec
 
 if TYPE_CHECKING:
     from .jobs import Batch, Job
@@ -130,6 +131,7 @@ class VersionSpec:
     concurrency: int = 1
     asynchronous: bool = False
     continuous: bool = False
+    sequences: SequenceSpec | None = None
 
 
 class Worker(Lifecycle[WorkerState]):
@@ -271,6 +273,7 @@ class Version(Lifecycle[VersionState]):
         "queue",
         "running",
         "schemas",
+        "sequences",
         "slots",
         "spec",
         "wake_at",
@@ -280,12 +283,17 @@ class Version(Lifecycle[VersionState]):
         super().__init__(f"version {'/'.join(spec.key)}", VERSION_TRANSITIONS, VersionState.LOADING)
         self.spec = spec
         self.key = spec.key
-        self.queue = ModelQueue(
-            spec.queue_size,
-            1 if spec.continuous else spec.batch_size,
-            spec.max_batch_delay,
-            adaptive=spec.adaptive_batching,
-        )
+        size = 1 if spec.continuous else spec.batch_size
+        delay, adaptive = spec.max_batch_delay, spec.adaptive_batching
+        self.sequences: SequenceQueue | None = None
+        """The queue, where requests belong to sequences."""
+        self.queue: ModelQueue | SequenceQueue
+        if spec.sequences is not None:
+            self.queue = self.sequences = SequenceQueue(
+                spec.sequences, size, delay, adaptive=adaptive
+            )
+        else:
+            self.queue = ModelQueue(spec.queue_size, size, delay, adaptive=adaptive)
         self.slots: dict[int, Slot] = {}
         self.free: deque[Worker] = deque()
         """Ready workers with room for a batch: for most models, those without work."""

@@ -256,6 +256,10 @@ class Server:
     def _make_engine(self) -> Engine:
         config = self._config
         environ = {key: text for key, text in os.environ.items() if key not in SECRET_VARIABLES}
+        # Where handlers look for the names of the headers.
+        for end in ("id", "start", "end"):
+            name = getattr(config, f"ts_header_key_sequence_{end}")
+            environ[f"TS_REQUEST_SEQUENCE_{end.upper()}"] = name
         launcher = LocalLauncher(
             config.workers_python, environ, config.blacklist_env_vars, config.preload
         )

@@ -230,6 +230,12 @@ def _parse_boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
+def _parse_header_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", text):
+        raise ValueError
+    return text
+
+
 def _parse_ip_address(text: str) -> str:
     if text == "localhost":
         return text
@@ -353,6 +359,7 @@ def _object(where: str, value: object) -> dict[str, object]:
     return value
 
 
+HEADER_NAME = Kind("the name of a header, such as ts_request_sequence_id", _parse_header_name)
 IP_ADDRESS = Kind("an IP address such as 127.0.0.1", _parse_ip_address)
 OPEN_INFERENCE = Kind("true or false", _parse_open_inference)
 LEVELS = Kind("a list such as flambeau.engine=DEBUG", _parse_levels)

@@ -174,6 +174,10 @@ def parse_model_config(text: str, file_name: str) -> tuple[ModelConfig, tuple[st
         where = f"{file_name}: torchrun"
         config = replace(config, torchrun=_read_keys(TorchrunConfig, torchrun, where))
         warnings += _unsupported(torchrun, where)
+    if config.sequence_batching and not config.sequence_max_idle_msec:
+        # TorchServe accepts that, and then none of the model's requests.
+        allowed = "the milliseconds after which a sequence is closed, with sequenceBatching: true"
+        raise refusal(file_name, "sequenceMaxIdleMSec", config.sequence_max_idle_msec, allowed)
     return _paired(config, file_name), tuple(warnings)
 
 

@@ -97,8 +97,8 @@ class Driver:
             if identity in self.loading:
                 self.loaded(identity, credits)
 
-    def offer(self, time_limit: float | None = None) -> Job:
-        job = Job(f"r{next(self._ids)}", {}, [], self.now, time_limit=time_limit)
+    def offer(self, time_limit: float | None = None, sequence: str | None = None) -> Job:
+        job = Job(f"r{next(self._ids)}", {}, [], self.now, time_limit=time_limit, sequence=sequence)
         self.run(self.fleet.offered(KEY, job, self.now))
         self.offered.append(job)
         return job

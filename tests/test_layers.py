@@ -29,7 +29,7 @@ LAYERS = [
     "model_store.manifest frontend.batcher frontend.config_sources frontend.config_listeners "
     "frontend.config_models frontend.config_observability frontend.config_security "
     "frontend.tokens frontend.api_keys",
-    "frontend.access_policy",
+    "frontend.access_policy frontend.sequences",
     "model_store.archive model_store.contents frontend.roster frontend.config frontend.devices "
     "frontend.runstate",
     "model_store.store frontend.commands frontend.precedence frontend.launcher frontend.describe "
@@ -62,7 +62,17 @@ LAYERS = [
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
 # Within these packages modules may import each other, without cycles.
 PACKAGES = ("worker.compat", "handlers", "frontend.http", "frontend.grpc")
-PURE = ("jobs", "lifecycle", "batcher", "roster", "commands", "dispatcher", "crew", "fleet")
+PURE = (
+    "jobs",
+    "lifecycle",
+    "batcher",
+    "sequences",
+    "roster",
+    "commands",
+    "dispatcher",
+    "crew",
+    "fleet",
+)
 IMPURE = {"asyncio", "zmq", "aiohttp", "time", "socket", "subprocess", "threading", "os"}
 
 

@@ -59,7 +59,11 @@ class FakeEngine:
         self.abandoned.append(job)
 
     def version(self, key: tuple[str, str]) -> object | None:
-        return None if key in self.gone else SimpleNamespace(schemas=self.schemas)
+        return (
+            None
+            if key in self.gone
+            else SimpleNamespace(schemas=self.schemas, spec=SimpleNamespace(sequences=None))
+        )
 
     @property
     def job(self) -> Job:
