@@ -9,6 +9,7 @@ from .admission import check_keys
 from .config import SETTINGS, TORCHSERVE_DEFAULTS, load_config, parse_address, read_value
 from .config_sources import gather
 from .errors import ConfigError
+from .metrics_config import read_metrics_config
 from .storage import make_signatures
 from .tls import Certificate
 
@@ -55,6 +56,7 @@ def check_config(
         *_tls_problems(config),
         *_raised(check_keys, config),
         *_raised(make_signatures, config),
+        *_raised(_check_metrics, config),
         *_missing_files(config),
         *_missing_archives(config),
     ]
@@ -81,11 +83,14 @@ def _missing_files(config: Config) -> list[str]:
     problems = []
     if shutil.which(config.workers_python) is None:
         problems.append(f"workers_python={config.workers_python}: there is no such program.")
-    for key in ("metrics_config", "trusted_archives"):
-        path = getattr(config, key)
-        if path is not None and not path.is_file():
-            problems.append(f"{key}={path}: there is no such file.")
+    trusted = config.trusted_archives
+    if trusted is not None and not trusted.is_file():
+        problems.append(f"trusted_archives={trusted}: there is no such file.")
     return problems
+
+
+def _check_metrics(config: Config) -> None:
+    read_metrics_config(config.metrics_config, detect_models=False)
 
 
 def _missing_archives(config: Config) -> list[str]:

@@ -11,7 +11,7 @@ from ..worker.protocol import Bye, Chunk, Hello, Loaded, LoadFailed, Message, Re
 from .commands import Command, Kill, Notify, Report, Resolve, Send, Spawn, Stream
 from .errors import DrainingError
 from .jobs import Outcome
-from .launcher import Launch
+from .launcher import Launch, version_of
 from .roster import Exit, ExitReason
 from .router import Router
 from .streams import BodyStream
@@ -37,9 +37,9 @@ class Engine:
 
     Made inside a running event loop. All times are readings of ``time.monotonic``: an event loop's
     own clock may tick in whole milliseconds. ``device_environ`` says which variables a worker on a
-    device needs, ``on_exit(key, exit)`` is told of every worker that ended and
-    ``on_samples`` of the metrics that handlers report. ``on_loaded`` is told, by TorchServe's name
-    of it, of each worker that has loaded its model, and in how many seconds.
+    device needs, ``on_exit(key, exit)`` is told of every worker that ended and ``on_samples`` of
+    the metrics that a version's handlers report. ``on_loaded`` is told, by TorchServe's name of it,
+    of each worker that has loaded its model, and in how many seconds.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Engine:
         cores: int,
         device_environ: Callable[[int | None], Mapping[str, str]],
         on_exit: Callable[[VersionKey, Exit], None],
-        on_samples: Callable[[Sequence[Sequence[Any]]], None],
+        on_samples: Callable[[VersionKey, Sequence[Sequence[Any]]], None],
         on_loaded: Callable[[str, float], None],
     ) -> None:
         self._fleet = fleet
@@ -229,7 +229,7 @@ class Engine:
         match message:
             case Result():
                 if message.samples:
-                    self._on_samples(message.samples)
+                    self._on_samples(version_of(identity), message.samples)
                 self._run(self._fleet.result(identity, message, at))
             case Chunk():
                 self._run(self._fleet.chunk(identity, message, at))
@@ -240,6 +240,8 @@ class Engine:
             case Loaded():
                 logger.info("worker %s is ready after %.1f s", identity, message.seconds)
                 self._on_loaded(torchserve_name(identity), message.seconds)
+                if message.samples:
+                    self._on_samples(version_of(identity), message.samples)
                 schemas = (message.input_schema, message.output_schema)
                 self._run(self._fleet.loaded(identity, message.credits, at, schemas))
             case LoadFailed():

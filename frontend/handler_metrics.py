@@ -1,133 +1,246 @@
-"""Metrics that handlers report through ``context.metrics``, added up for Prometheus.
+"""Metrics that models report, added up for Prometheus.
 
-Names, labels and help texts are TorchServe's: the dimensions of the call, then ``Hostname``.
+A reading comes from a handler's call, by the wire, or from a line that a handler printed. Names,
+labels and help texts are TorchServe's: the dimensions of the call, under the names that
+``metrics.yaml`` has for them, then ``Hostname``. A metric that a handler has declared itself has
+its own help text, and the labels ``model`` and ``version``.
+
+What models report must not fill memory: names and label sets of each are bounded.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prometheus_client import Histogram
 from prometheus_client.core import Metric
 
+from .metrics_config import KINDS, MetricsConfig
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from .lifecycle import VersionKey
+
 MAX_SERIES = 10_000
-"""Label sets that handlers may make, all of them together; a runaway label must not fill memory."""
+"""Label sets that one model may make; a runaway label must not fill memory."""
+LONGEST_TEXT = 1000
+"""Characters of a name, a label or its value."""
+MAX_LABELS = 32
 BOUNDS = tuple(float(bound) for bound in Histogram.DEFAULT_BUCKETS)
 
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_:]")
 _NOT_IN_LABELS = re.compile(r"[^a-zA-Z0-9_]")
-_KINDS = ("counter", "gauge", "histogram")
+_OF_THE_SERVER = re.compile(
+    r"flambeau_.*|process_.*|ts_(inference|queue)_.*|Requests[245]XX|(Queue|WorkerThread|WorkerLoad)"
+    r"Time|PredictionTime|CPUUtilization|(GPU)?Memory.*|Disk(Usage|Utilization|Available)"
+    r"|GPUUtilization"
+)
+"""Names of the frontend's own metrics: a second one of such a name would spoil every scrape."""
+_MOST_COMPLAINTS = 100
 
 logger = logging.getLogger(__name__)
 
 Labels = tuple[tuple[str, str], ...]
 
 
-class _Family:
-    """One metric: its series by their labels. A histogram's series is its counts and its sum."""
+class Reading(NamedTuple):
+    """One reported value; ``help`` is there for a metric that the handler has declared itself."""
 
-    def __init__(self, kind: str, unit: str) -> None:
-        self.kind = kind
-        self.unit = unit
-        self.series: dict[Labels, float] = {}
-        self.counts: dict[Labels, list[int]] = {}
+    name: str
+    kind: str
+    unit: str
+    value: float
+    dimensions: Labels
+    request: str = ""
+    help: str | None = None
+    bounds: tuple[float, ...] = BOUNDS
+
+
+class _Series:
+    """The values of one label set; ``owner`` is the model, or version, that they go with."""
+
+    __slots__ = ("counts", "owner", "value")
+
+    def __init__(self, owner: VersionKey, buckets: int) -> None:
+        self.owner = owner
+        self.value = 0.0
+        self.counts = [0] * buckets
+
+
+class _Family:
+    """One metric: its series by their labels."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.kind = reading.kind
+        self.is_declared = reading.help is not None
+        self.help = reading.help or (
+            f"Torchserve prometheus {reading.kind} metric with unit: {reading.unit}"
+        )
+        self.bounds = reading.bounds if reading.kind == "histogram" else ()
+        self.series: dict[Labels, _Series] = {}
 
 
 class HandlerMetrics:
-    """Adds up what workers send: counters grow, gauges keep the last value."""
+    """Adds up what workers send: counters grow, gauges keep the last value.
 
-    def __init__(self, hostname: str) -> None:
+    Without ``adds_all`` only what handlers have declared themselves is added up.
+    """
+
+    def __init__(self, hostname: str, wanted: MetricsConfig, *, adds_all: bool = True) -> None:
         self._hostname = hostname
+        self._wanted = wanted
+        self._adds_all = adds_all
         self._families: dict[str, _Family] = {}
-        self._series = 0
-        self._is_full = False
+        self._counts: dict[VersionKey, int] = {}
+        self._complaints: set[str] = set()
 
-    def record(self, samples: Sequence[Sequence[Any]]) -> None:
-        """Take samples of (name, type, unit, value, dimensions); nonsense is left out."""
+    def record(self, key: VersionKey, samples: Sequence[Sequence[Any]]) -> list[Reading]:
+        """Take samples of a version: name, type, unit, value, dimensions, and what may follow.
+
+        Returns them as they are to be logged: those that are wanted, under their listed names, and
+        none that handlers have declared themselves. Nonsense is left out, and named in the log.
+        """
+        readings = []
         for sample in samples:
             try:
-                name, kind, unit, value, dimensions = sample
-                labels = tuple(
-                    # Lone surrogates would make every later exposition fail.
-                    (_NOT_IN_LABELS.sub("_", str(label)), _encodable(of))
-                    for label, of in dimensions
-                )
-                self._add(
-                    _NOT_IN_NAMES.sub("_", str(name)),
-                    str(kind),
-                    _encodable(unit),
-                    float(value),
-                    labels,
-                )
-            except (TypeError, ValueError) as error:
-                logger.debug("a handler's metric was left out: %s", error)
+                reading = self._listed(_reading(*sample))
+                if reading is None:
+                    continue
+                if self._adds_all or reading.help is not None:
+                    self._add(key, reading)
+                if reading.help is None:
+                    readings.append(reading)
+            except (TypeError, ValueError, OverflowError) as error:
+                self._complain(key, sample, error)
+        return readings
 
-    def forget(self, model: str) -> None:
-        """Drop the series of a model that is gone."""
-        for family in self._families.values():
-            for labels in [each for each in family.series if ("ModelName", model) in each]:
+    def forget(self, key: VersionKey, *, is_last: bool) -> None:
+        """Drop the series of a version that is gone; ``is_last``: of its model, too."""
+        owners = {key, (key[0], "")} if is_last else {key}
+        for owner in owners:
+            self._counts.pop(owner, None)
+        for name, family in list(self._families.items()):
+            for labels in [each for each, of in family.series.items() if of.owner in owners]:
                 del family.series[labels]
-                family.counts.pop(labels, None)
-                self._series -= 1
+            if not family.series:
+                del self._families[name]
 
     def families(self) -> Iterator[Metric]:
         """What there is now, for the Prometheus library."""
         for name, family in self._families.items():
-            text = f"Torchserve prometheus {family.kind} metric with unit: {family.unit}"
-            metric = Metric(name, text, family.kind)
-            for labels, value in family.series.items():
+            metric = Metric(name, family.help, family.kind)
+            for labels, series in family.series.items():
                 named = {**dict(labels), "Hostname": self._hostname}
                 if family.kind == "histogram":
-                    _add_histogram(metric, named, family.counts[labels], value)
+                    _add_histogram(metric, named, family.bounds, series)
                 else:
-                    metric.add_sample(name, named, value)
+                    metric.add_sample(name, named, series.value)
             yield metric
 
-    def _add(self, name: str, kind: str, unit: str, value: float, labels: Labels) -> None:
-        if kind not in _KINDS or not name or name[0].isdigit():
-            raise ValueError(f"{kind} {name}")
-        family = self._families.setdefault(name, _Family(kind, unit))
-        if family.kind != kind:
-            raise ValueError(f"{name} is a {family.kind}, not a {kind}")
-        if labels not in family.series and not self._admit():
-            return
-        if kind == "gauge":
-            family.series[labels] = value
-            return
-        family.series[labels] = family.series.get(labels, 0.0) + value
-        if kind == "histogram":
-            counts = family.counts.setdefault(labels, [0] * len(BOUNDS))
-            for index, bound in enumerate(BOUNDS):
-                counts[index] += value <= bound
-
-    def _admit(self) -> bool:
-        if self._series < MAX_SERIES:
-            self._series += 1
-            return True
-        if not self._is_full:
-            self._is_full = True
-            logger.warning(
-                "handlers made more than %d label sets; new ones are dropped. "
-                "Use labels of few values.",
-                MAX_SERIES,
+    def _listed(self, reading: Reading) -> Reading | None:
+        """The reading as ``metrics.yaml`` wants it; None if it does not."""
+        if reading.help is not None:
+            return reading
+        listed = self._wanted.model.get(reading.name)
+        if listed is None:
+            return reading if self._wanted.detects_models else None
+        values = [value for _, value in reading.dimensions]
+        if len(values) != len(listed.dimensions):
+            raise ValueError(
+                f"metrics_config lists it with the dimensions {', '.join(listed.dimensions)}"
             )
-        return False
+        dimensions = tuple(zip(listed.dimensions, values, strict=True))
+        return reading._replace(kind=listed.kind, unit=listed.unit, dimensions=dimensions)
+
+    def _add(self, key: VersionKey, reading: Reading) -> None:
+        name = _NOT_IN_NAMES.sub("_", reading.name)
+        if name == "PredictionTime":
+            # The frontend has it already, of every model.
+            return
+        if reading.kind not in KINDS or not name or name[0].isdigit():
+            raise ValueError("there are counter, gauge and histogram, and names begin with letters")
+        if _OF_THE_SERVER.fullmatch(name):
+            raise ValueError("the server has a metric of that name itself")
+        if reading.kind == "counter" and reading.value < 0:
+            raise ValueError("a counter cannot go down")
+        owner = (key[0], "")
+        labels = tuple((_NOT_IN_LABELS.sub("_", label), of) for label, of in reading.dimensions)
+        if reading.help is not None:
+            owner, labels = key, (*labels, ("model", key[0]), ("version", key[1]))
+        family = self._families.get(name) or _Family(reading)
+        if family.kind != reading.kind or family.is_declared != (reading.help is not None):
+            raise ValueError(f"there is a {family.kind} of that name already")
+        series = family.series.get(labels)
+        if series is None:
+            if not self._admit(owner, name):
+                return
+            self._families[name] = family
+            series = family.series[labels] = _Series(owner, len(family.bounds))
+        if reading.kind == "gauge":
+            series.value = reading.value
+            return
+        series.value += reading.value
+        for index, bound in enumerate(family.bounds):
+            series.counts[index] += reading.value <= bound
+
+    def _admit(self, owner: VersionKey, name: str) -> bool:
+        count = self._counts[owner] = self._counts.get(owner, 0) + 1
+        if count == MAX_SERIES + 1:
+            logger.warning(
+                "model %s made more than %d label sets; new ones are dropped, as is one of metric "
+                "%s now. Use few names, and labels of few values.",
+                owner[0],
+                MAX_SERIES,
+                name,
+            )
+        return count <= MAX_SERIES
+
+    def _complain(self, key: VersionKey, sample: Sequence[Any], error: Exception) -> None:
+        """Once for each metric: a wrong call is made for every request."""
+        name = _text(sample[0]) if len(sample) else ""
+        if name not in self._complaints and len(self._complaints) < _MOST_COMPLAINTS:
+            self._complaints.add(name)
+            logger.warning("metric %s of model %s is left out: %s", name, key[0], error)
 
 
-def _encodable(value: object) -> str:
-    return str(value).encode(errors="replace").decode()
+def _reading(
+    name: Any,
+    kind: Any,
+    unit: Any,
+    value: Any,
+    dimensions: Any,
+    request: Any = "",
+    help: Any = None,
+    buckets: Any = None,
+    *_: Any,
+) -> Reading:
+    if len(dimensions) > MAX_LABELS:
+        raise ValueError(f"it has more than {MAX_LABELS} dimensions")
+    return Reading(
+        _text(name),
+        str(kind),
+        _text(unit),
+        float(value),
+        tuple((_text(label), _text(of)) for label, of in dimensions),
+        _text(request, None),
+        None if help is None else _text(help),
+        BOUNDS if buckets is None else (*map(float, buckets[:100]), float("inf")),
+    )
+
+
+def _text(value: object, longest: int | None = LONGEST_TEXT) -> str:
+    # Lone surrogates would make every later exposition fail.
+    return str(value)[:longest].encode(errors="replace").decode()
 
 
 def _add_histogram(
-    metric: Metric, labels: dict[str, str], counts: Sequence[int], total: float
+    metric: Metric, labels: dict[str, str], bounds: Sequence[float], series: _Series
 ) -> None:
-    for bound, count in zip(BOUNDS, counts, strict=True):
+    for bound, count in zip(bounds, series.counts, strict=True):
         le = "+Inf" if bound == float("inf") else str(bound)
         metric.add_sample(f"{metric.name}_bucket", {**labels, "le": le}, count)
-    metric.add_sample(f"{metric.name}_count", labels, counts[-1])
-    metric.add_sample(f"{metric.name}_sum", labels, total)
+    metric.add_sample(f"{metric.name}_count", labels, series.counts[-1])
+    metric.add_sample(f"{metric.name}_sum", labels, series.value)

@@ -15,11 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ..worker.protocol import EXIT_CUDA_ERROR, REQUESTS_MARK
+from .metric_lines import METRICS_MARK, parse_metric_line
 from .roster import Exit, ExitReason
 from .template import CopiedProcess, Template, TemplateLost
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from .lifecycle import VersionKey
+
+    OnSample = Callable[[VersionKey, list[Any]], None]
 
 TAIL_LINES = 50
 _LONGEST_LINE = 8 * 1024
@@ -68,15 +74,22 @@ class LocalLauncher:
     They are started with the command line that a remote host would use, in a session of their own,
     so that a Ctrl-C in the terminal reaches the server only. Environment variables whose names
     match ``blacklist`` are kept from them. With ``preload``, modules separated by commas, those
-    that come after the first are copies of a template that has imported them.
+    that come after the first are copies of a template that has imported them. ``on_sample`` is
+    told of each metric that one prints.
     """
 
     def __init__(
-        self, python: str, environ: Mapping[str, str], blacklist: str = "", preload: str = ""
+        self,
+        python: str,
+        environ: Mapping[str, str],
+        blacklist: str = "",
+        preload: str = "",
+        on_sample: OnSample = lambda _, __: None,
     ) -> None:
         hidden = re.compile(blacklist) if blacklist else None
         self._python = python
         self._preload = preload
+        self._on_sample = on_sample
         self._template: Template | None = None
         self._is_closed = False
         self._environ = {
@@ -117,7 +130,7 @@ class LocalLauncher:
         finally:
             os.close(out[1])
             os.close(err[1])
-        return LocalHandle(process, launch, out[0], err[0])
+        return LocalHandle(process, launch, out[0], err[0], self._on_sample)
 
     async def _copy(
         self, launch: Launch, environ: Mapping[str, str], out: int, err: int
@@ -188,8 +201,10 @@ class LocalHandle:
         launch: Launch,
         out: int,
         err: int,
+        on_sample: OnSample,
     ) -> None:
         self._process = process
+        self._on_sample = on_sample
         self._identity = launch.identity
         model, version, slot = launch.identity.rsplit("/", 2)
         self._version = f"{model}_{version}"
@@ -248,11 +263,17 @@ class LocalHandle:
                 self._keep(pending, level)
 
     def _keep(self, line: bytes, level: int) -> None:
+        stream = "stdout" if level == logging.INFO else "stderr"
         text = line[:_LONGEST_LINE].decode(errors="replace").rstrip("\r")
         text, _, requests = text.partition(REQUESTS_MARK)
+        if text.startswith(METRICS_MARK):
+            sample = parse_metric_line(text)
+            if sample is not None:
+                self._on_sample(version_of(self._identity), sample)
+                return
+            level, text = logging.ERROR, f'Failed to parse metrics line: "{text}".'
         if level >= logging.WARNING:
             self._tail.append(text)
-        stream = "stdout" if level == logging.INFO else "stderr"
         extra = {
             "request_id": requests if requests and requests.isprintable() else None,
             # For TorchServe's files, where workers are threads of other names.
@@ -260,6 +281,12 @@ class LocalHandle:
             "said_by": f"W-{self._number}-{self._version}-{stream}",
         }
         self._logger.log(level, "%s: %s", self._identity, text, extra=extra)
+
+
+def version_of(identity: str) -> VersionKey:
+    """Model and version in ``model/version/number#incarnation``."""
+    model, version, _ = identity.rsplit("/", 2)
+    return model, version
 
 
 def classify(identity: str, code: int, was_oom: bool, tail: tuple[str, ...]) -> Exit:

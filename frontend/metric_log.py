@@ -46,7 +46,8 @@ class MetricLog:
         request_id: str = "",
     ) -> None:
         """A figure of a model; ``request_id`` is whose request it came with."""
-        MODEL_LOGGER.info("%s", self._line(name, unit, value, labels, request_id))
+        # TorchServe's word for no request; readers of the file rely on the field.
+        MODEL_LOGGER.info("%s", self._line(name, unit, value, labels, request_id or "null"))
 
     def _line(
         self,

@@ -122,7 +122,7 @@ class Metrics(Collector):
         self._responses = {"2XX": 0, "4XX": 0, "5XX": 0}
         self._last_queue_seconds = 0.0
         self._hostname = socket.gethostname()
-        self._of_handlers = HandlerMetrics(self._hostname)
+        self._of_handlers = HandlerMetrics(self._hostname, wanted, adds_all=mode == PROMETHEUS)
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -217,13 +217,12 @@ class Metrics(Collector):
         exit_of = (*key, reason)
         self._exits[exit_of] = self._exits.get(exit_of, 0) + 1
 
-    def record_samples(self, samples: Sequence[Sequence[Any]]) -> None:
-        """Take the metrics that a handler reported while it answered a batch."""
-        wanted = [sample for sample in samples if self._wanted.wants_model(str(sample[0]))]
-        self._of_handlers.record(wanted)
+    def record_samples(self, key: VersionKey, samples: Sequence[Sequence[Any]]) -> None:
+        """Take the metrics that a handler of this version has reported."""
+        readings = self._of_handlers.record(key, samples)
         if self._log is not None:
-            for name, _, unit, value, dimensions in wanted:
-                self._log.model(str(name), str(unit), value, dimensions)
+            for each in readings:
+                self._log.model(each.name, each.unit, each.value, each.dimensions, each.request)
 
     def forget(self, key: VersionKey) -> None:
         """Drop the series of a version that is gone."""
@@ -234,8 +233,8 @@ class Metrics(Collector):
             del self._load_seconds[name]
         for exit_of in [exit_of for exit_of in self._exits if exit_of[:2] == key]:
             del self._exits[exit_of]
-        if not any(model == key[0] for model, _ in self._versions):
-            self._of_handlers.forget(key[0])
+        is_last = not any(model == key[0] for model, _ in self._versions)
+        self._of_handlers.forget(key, is_last=is_last)
 
     def exposition(self, names: Sequence[str] = ()) -> bytes:
         """Prometheus text 0.0.4; with ``names``, only the families or samples called so."""
@@ -279,8 +278,7 @@ class Metrics(Collector):
             "Answers of workers that nobody waited for any more",
             value=self.late_results(),
         )
-        if self._mode == PROMETHEUS:
-            yield from self._of_handlers.families()
+        yield from self._of_handlers.families()
 
     def _is_shown(self, family: Metric) -> bool:
         """TorchServe's metrics go to Prometheus, to the log, or (legacy) its counters to one and

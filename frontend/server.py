@@ -99,11 +99,12 @@ class Server:
         self._hurry = asyncio.Event()
         self._visible = visible_gpus(os.environ)[: config.number_of_gpu]
         self._devices = DeviceAssigner(len(self._visible))
+        self._wanted = read_metrics_config(
+            config.metrics_config, detect_models=config.model_metrics_auto_detect
+        )
         self.metrics = Metrics(
             mode=config.metrics_mode,
-            wanted=read_metrics_config(
-                config.metrics_config, detect_models=config.model_metrics_auto_detect
-            ),
+            wanted=self._wanted,
             system=None if config.disable_system_metrics else SystemMetrics(),
         )
         self._run_dir = prepare_run_dir(config)
@@ -261,7 +262,11 @@ class Server:
             name = getattr(config, f"ts_header_key_sequence_{end}")
             environ[f"TS_REQUEST_SEQUENCE_{end.upper()}"] = name
         launcher = LocalLauncher(
-            config.workers_python, environ, config.blacklist_env_vars, config.preload
+            config.workers_python,
+            environ,
+            config.blacklist_env_vars,
+            config.preload,
+            lambda key, sample: self.metrics.record_samples(key, [sample]),
         )
         return Engine(
             self._fleet,
@@ -304,6 +309,7 @@ class Server:
             concurrency=spec.concurrency,
             asynchronous=spec.asynchronous,
             continuous=spec.continuous,
+            metrics=self._wanted.for_workers(),
         )
 
     def _forget(self, key: VersionKey) -> None:

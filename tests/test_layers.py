@@ -12,15 +12,15 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up; a module may import modules of lower rows only.
 LAYERS = [
     """
-    worker.errors worker.protocol worker.io_threads worker.modules worker.metrics
+    worker.errors worker.protocol worker.io_threads worker.modules worker.instruments
     worker.streaming worker.coroutines
     model_store.errors model_store.snapshot model_store.allowed_urls model_store.pickles
     frontend.errors frontend.properties frontend.table
-    frontend.handler_metrics frontend.access_log frontend.shielded
+    frontend.access_log frontend.shielded frontend.metric_lines
     """,
     "model_store.signatures model_store.file_kinds",
     "frontend.settings",
-    "model_store.s3 worker.log_lines",
+    "model_store.s3 worker.log_lines worker.metrics",
     "worker.context model_store.remote model_store.model_config frontend.lifecycle frontend.jobs "
     "frontend.run_dir "
     "frontend.metric_log frontend.metrics_config "
@@ -30,6 +30,7 @@ LAYERS = [
     "frontend.config_models frontend.config_observability frontend.config_security "
     "frontend.tokens frontend.api_keys",
     "frontend.access_policy frontend.sequences",
+    "frontend.handler_metrics "
     "model_store.archive model_store.contents frontend.roster frontend.config frontend.devices "
     "frontend.runstate",
     "model_store.store frontend.commands frontend.precedence frontend.launcher frontend.describe "

@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -88,7 +89,8 @@ def _serve(link: Link) -> int:
     # The model and its libraries stay: the collector need not look through them time and again.
     gc.collect()
     gc.freeze()
-    link.send(Loaded(serving.credits, time.perf_counter() - started, *serving.schemas))
+    seconds = time.perf_counter() - started
+    link.send(Loaded(serving.credits, seconds, *serving.schemas, serving.drain_samples()))
     return serving.run()
 
 
@@ -96,10 +98,12 @@ class _Serving(NamedTuple):
     """How this worker works on batches: it holds up to ``credits``; ``run`` gives the exit code.
 
     ``schemas`` are what the handler says of its input and of its output: JSON Schema, as text.
+    ``drain_samples`` gives what it has reported since the last call.
     """
 
     credits: int
     schemas: tuple[str | None, str | None]
+    drain_samples: Callable[[], list[list[Any]]]
     run: Callable[[], int]
 
 
@@ -133,7 +137,7 @@ def _load(load: Load, link: Link) -> _Serving:
         load.gpu_id,
         TORCHSERVE_VERSION,
         load.limit_max_image_pixels,
-        Metrics(load.model_name),
+        Metrics(load.model_name, load.metrics),
         _model_config(model_dir, manifest),
     )
     if load.asynchronous:
@@ -159,7 +163,7 @@ def _serving(load: Load, link: Link, context: Context, entry_point: EntryPoint) 
             )
             credits = 1
         batches = AsyncBatches(entry_point, context, Rows(**how), link, event_loop())
-        return _Serving(credits, schemas, batches.run)
+        return _Serving(credits, schemas, context.drain_samples, batches.run)
     if load.asynchronous:
         logger.warning("With a service_envelope an async handler gets one batch at a time.")
         credits = 1
@@ -171,10 +175,11 @@ def _serving(load: Load, link: Link, context: Context, entry_point: EntryPoint) 
     entry_point = wrap(load.envelope, entry_point)
     if load.continuous:
         rounds = ContinuousBatches(entry_point, context, Rows(**how), link)
-        return _Serving(credits, schemas, rounds.run)
+        return _Serving(credits, schemas, context.drain_samples, rounds.run)
     inbox = Inbox(link)
     service = Service(entry_point, context, emit=link.send, is_cancelled=inbox.is_cancelled, **how)
-    return _Serving(credits, schemas, lambda: _one_by_one(link, inbox, service))
+    answer = partial(_one_by_one, link, inbox, service)
+    return _Serving(credits, schemas, context.drain_samples, answer)
 
 
 def _entry_point(load: Load, model_dir: Path, context: Context) -> EntryPoint:

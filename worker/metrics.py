@@ -5,14 +5,21 @@ from __future__ import annotations
 import enum
 import logging
 import math
+import socket
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .instruments import Counter, Gauge, Histogram
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 logger = logging.getLogger(__name__)
 
 MAX_PENDING_SAMPLES = 10_000
+MAX_METRICS = 10_000
+"""Metrics that are remembered by name: a handler may make up a new one for each request."""
 
 UNITS: dict[str | None, str] = {
     "ms": "Milliseconds",
@@ -34,6 +41,10 @@ class MetricsCacheValueError(ValueError):
 
 class MetricsCacheKeyError(KeyError):
     """No metric of that type and name."""
+
+
+class MetricsCacheTypeError(TypeError):
+    """What describes a metric is of the wrong type."""
 
 
 class MetricTypes(enum.Enum):
@@ -59,30 +70,50 @@ class Dimension:
 
 
 class Sample(NamedTuple):
-    """One reported value. ``type`` is ``counter``, ``gauge`` or ``histogram``."""
+    """One reported value. ``type`` is ``counter``, ``gauge`` or ``histogram``.
+
+    ``request`` is whose requests it is about, ``""`` for none. ``help`` is there for a metric that
+    the handler has declared itself, ``buckets`` for such a histogram with bounds of its own.
+    """
 
     name: str
     type: str
     unit: str
     value: float
     dimensions: list[tuple[str, str]]
+    request: str = ""
+    help: str | None = None
+    buckets: list[float] | None = None
+
+    def line(self) -> str:
+        """The line that TorchServe's workers write, and its frontend and ours read."""
+        dimensions = ",".join(f"{name}:{value}" for name, value in self.dimensions)
+        request = f",{self.request}" if self.request else ""
+        return (
+            f"[METRICS]{self.name}.{self.unit}:{self.value}|#{dimensions}"
+            f"|#type:{self.type.upper()}|#hostname:{socket.gethostname()},{int(time.time())}{request}"
+        )
 
 
 class CachingMetric:
-    """A metric with its dimension names, to which values can be reported."""
+    """A metric with its dimension names, to which values can be reported.
+
+    One that a handler makes by itself, without ``recorder``, writes lines to the log, which the
+    frontend reads.
+    """
 
     def __init__(
         self,
-        recorder: Metrics,
         metric_name: str,
         unit: str | None,
-        dimension_names: Iterable[str],
-        metric_type: MetricTypes,
+        dimension_names: Iterable[str] | None = None,
+        metric_type: MetricTypes = MetricTypes.COUNTER,
+        recorder: Metrics | None = None,
     ) -> None:
         self._recorder = recorder
         self.metric_name = metric_name
         self.unit = UNITS.get(unit, unit) or "unit"
-        self.dimension_names = list(dimension_names)
+        self.dimension_names = list(dimension_names or ())
         self.metric_type = metric_type
 
     def add_or_update(
@@ -111,9 +142,18 @@ class CachingMetric:
             )
             return
         dimensions = [(name, str(item)) for name, item in zip(names, values, strict=True)]
-        self._recorder.record(
-            Sample(self.metric_name, self.metric_type.value, self.unit, number, dimensions)
+        sample = Sample(
+            self.metric_name,
+            self.metric_type.value,
+            self.unit,
+            number,
+            dimensions,
+            str(request_id or ""),
         )
+        if self._recorder is None:
+            logger.info("%s", sample.line())
+        else:
+            self._recorder.record(sample)
 
     def update(self, value: Any, request_id: str = "", dimensions: Sequence[Any] = ()) -> None:
         """TorchServe's older call: ``dimensions`` replace the metric's dimension names."""
@@ -127,16 +167,32 @@ class Metrics:
 
     Every sample gets the dimensions ``ModelName`` and ``Level:Model``, unless the call gives its
     own; an error gets ``Level:Error`` alone. Unlike TorchServe, the caller's list of dimensions is
-    left as it is. A metric keeps the dimension names of its first use: a later call with another
-    number of them is logged and dropped. ``idx`` is accepted and has no effect on a sample.
+    left as it is. A metric keeps the dimension names of its first use, or those of ``listed``: a
+    later call with another number of them is logged and dropped. ``idx`` says which row of the
+    batch a sample is about; it is about all of them otherwise.
+
+    ``listed`` are the metrics of ``metrics.yaml``: name, type, unit, dimension names.
+
+    Handlers that do not need TorchServe's calls declare their metrics where they use them, with
+    ``counter``, ``gauge``, ``histogram`` and ``timer``; such a metric is in no ``metrics.yaml``.
+
+    A copy, deep or not, reports to the same place, and is about requests of its own.
     """
 
-    def __init__(self, model_name: str | None = None) -> None:
+    def __init__(self, model_name: str | None = None, listed: Iterable[Sequence[Any]] = ()) -> None:
         self.model_name = model_name
         self.request_ids: dict[int, str] | str | None = None
         self.cache: dict[MetricTypes, dict[str, CachingMetric]] = {}
         self.dropped = 0
+        self._is_full = False
         self._samples: list[Sample] = []
+        for name, kind, unit, dimension_names in listed:
+            self.add_metric_to_cache(name, unit, dimension_names, MetricTypes(kind))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Metrics:
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
 
     @property
     def store(self) -> list[Sample]:
@@ -160,6 +216,56 @@ class Metrics:
         del self._samples[: len(samples)]
         return samples
 
+    def counter(self, name: str, help: str = "", /, **dimensions: object) -> Counter:
+        """A metric of the handler's own that only grows: ``counter("refusals").inc()``.
+
+        ``help`` is its text for Prometheus, ``dimensions`` are its labels, to which the frontend
+        adds ``model`` and ``version``. It is in ``/metrics`` whatever ``metrics.yaml`` and
+        ``metrics_mode`` say. Raises ValueError for what cannot be the name of a metric or a label.
+        """
+        return Counter(self._record_own, name, help, dimensions)
+
+    def gauge(self, name: str, help: str = "", /, **dimensions: object) -> Gauge:
+        """As ``counter``, for a value that goes up and down: ``gauge("cached").set(3)``."""
+        return Gauge(self._record_own, name, help, dimensions)
+
+    def histogram(
+        self,
+        name: str,
+        help: str = "",
+        /,
+        *,
+        buckets: Sequence[float] | None = None,
+        **dimensions: object,
+    ) -> Histogram:
+        """As ``counter``, for how values are spread: ``histogram("tokens").observe(17)``.
+
+        ``buckets`` are the upper bounds; without them those of Prometheus, which are meant for
+        seconds. The metric keeps the buckets of its first use.
+        """
+        return Histogram(self._record_own, name, help, dimensions, buckets)
+
+    @contextmanager
+    def timer(
+        self,
+        name: str,
+        help: str = "",
+        /,
+        *,
+        buckets: Sequence[float] | None = None,
+        **dimensions: object,
+    ) -> Iterator[None]:
+        """As ``histogram``, of how many seconds a block or a decorated function takes.
+
+        ``with metrics.timer("tokenize_seconds"): ...``. What raises is timed, too.
+        """
+        histogram = self.histogram(name, help, buckets=buckets, **dimensions)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            histogram.observe(time.perf_counter() - started)
+
     def add_metric(
         self,
         name: str,
@@ -170,7 +276,8 @@ class Metrics:
         metric_type: MetricTypes = MetricTypes.COUNTER,
     ) -> None:
         """Report a value of any kind; the other ``add_`` calls are this one with a fixed unit."""
-        self._add(name, value, unit, [*(dimensions or ()), *self._missing(dimensions)], metric_type)
+        known = [*(dimensions or ()), *self._missing(dimensions)]
+        self._add(name, value, unit, known, metric_type, self._request(idx))
 
     def add_counter(
         self, name: str, value: Any, idx: Any = None, dimensions: Sequence[Any] | None = ()
@@ -220,7 +327,7 @@ class Metrics:
         given = list(dimensions or ())
         if not any(dimension.name == "Level" for dimension in given):
             given.append(Dimension("Level", "Error"))
-        self._add(name, value, "", given, MetricTypes.COUNTER)
+        self._add(name, value, "", given, MetricTypes.COUNTER, "")
 
     def add_metric_to_cache(
         self,
@@ -229,11 +336,23 @@ class Metrics:
         dimension_names: Sequence[str] | None = (),
         metric_type: MetricTypes = MetricTypes.COUNTER,
     ) -> CachingMetric:
-        """Make the metric, in place of one of that type and name, and return it."""
+        """Make the metric, in place of one of that type and name, and return it.
+
+        Raises MetricsCacheTypeError for a name that is no str, a type that is no MetricTypes and
+        dimension names that are no list. The first 10,000 metrics can be found again.
+        """
+        _check_types(metric_name, metric_type)
+        if dimension_names and not isinstance(dimension_names, (list, tuple)):
+            raise MetricsCacheTypeError(
+                "`dimension_names` should be a list of dimension name strings"
+            )
         metrics = self.cache.setdefault(metric_type, {})
+        metric = CachingMetric(metric_name, unit, dimension_names, metric_type, self)
         if metric_name in metrics:
             logger.warning("Overriding existing key %s:%s", metric_type, metric_name)
-        metric = CachingMetric(self, metric_name, unit, dimension_names or (), metric_type)
+        elif len(metrics) >= MAX_METRICS:
+            self._warn_full(metric_name)
+            return metric
         metrics[metric_name] = metric
         return metric
 
@@ -241,6 +360,7 @@ class Metrics:
         self, metric_name: str, metric_type: MetricTypes = MetricTypes.COUNTER
     ) -> CachingMetric:
         """The metric of that type and name; MetricsCacheKeyError if there is none yet."""
+        _check_types(metric_name, metric_type)
         try:
             return self.cache[metric_type][metric_name]
         except KeyError:
@@ -256,6 +376,13 @@ class Metrics:
         defaults = (("ModelName", self.model_name), ("Level", "Model"))
         return [Dimension(name, value) for name, value in defaults if name not in given]
 
+    def _request(self, idx: Any) -> str:
+        """The id of the request in row ``idx``; without such a row those of all, with commas."""
+        ids = self.request_ids
+        if not isinstance(ids, dict):
+            return str(ids or "")
+        return ids[idx] if isinstance(idx, int) and idx in ids else ",".join(ids.values())
+
     def _add(
         self,
         name: str,
@@ -263,9 +390,38 @@ class Metrics:
         unit: str | None,
         dimensions: Sequence[Any],
         metric_type: MetricTypes,
+        request_id: str,
     ) -> None:
         metric = self.cache.get(metric_type, {}).get(name)
         if metric is None:
             names = [dimension.name for dimension in dimensions]
             metric = self.add_metric_to_cache(name, unit, names, metric_type)
-        metric.add_or_update(value, [dimension.value for dimension in dimensions])
+        metric.add_or_update(value, [dimension.value for dimension in dimensions], request_id)
+
+    def _record_own(
+        self,
+        kind: str,
+        name: str,
+        help: str,
+        dimensions: dict[str, str],
+        value: float,
+        buckets: list[float] | None,
+    ) -> None:
+        self.record(Sample(name, kind, "unit", value, list(dimensions.items()), "", help, buckets))
+
+    def _warn_full(self, name: str) -> None:
+        if not self._is_full:
+            self._is_full = True
+            logger.warning(
+                "The handler has made %d metrics; from '%s' on they are not remembered. "
+                "Use few names, and dimensions of few values.",
+                MAX_METRICS,
+                name,
+            )
+
+
+def _check_types(metric_name: object, metric_type: object) -> None:
+    if not isinstance(metric_name, str):
+        raise MetricsCacheTypeError("`metric_name` must be a str")
+    if not isinstance(metric_type, MetricTypes):
+        raise MetricsCacheTypeError("`metric_type` must be a MetricTypes enum")

@@ -114,6 +114,8 @@ class Load:
     concurrency: int = 1
     asynchronous: bool = False
     continuous: bool = False
+    metrics: list[list[Any]] = field(default_factory=list)
+    """Those of ``metrics.yaml``: name, type, unit, dimension names."""
 
 
 @dataclass(slots=True)
@@ -160,6 +162,8 @@ class Loaded:
     seconds: float = 0.0
     input_schema: str | None = None
     output_schema: str | None = None
+    samples: list[list[Any]] = field(default_factory=list)
+    """What the handler reported meanwhile, as in Result."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -175,7 +179,8 @@ class LoadFailed:
 class Result:
     """The answers of one batch.
 
-    ``samples`` are the handler's metrics: name, type, unit, value, dimensions.
+    ``samples`` are the handler's metrics: name, type, unit, value, dimensions, the requests' ids;
+    help and buckets of those that the handler has declared itself.
     """
 
     batch_id: int
@@ -351,6 +356,7 @@ _FIELD_TYPES: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "int | None": (int, type(None)),
     "str | None": (str, type(None)),
+    "list[list[Any]]": (list,),
 }
 
 

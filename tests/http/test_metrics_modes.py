@@ -26,7 +26,7 @@ def busy(**how) -> Metrics:
     metrics = Metrics(system=SystemMetrics(), **how)
     metrics.observe(KEY, None, ANSWERED, 1.0, "r7")
     metrics.count_response(200)
-    metrics.record_samples(SAMPLES)
+    metrics.record_samples(KEY, SAMPLES)
     metrics.worker_loaded("W-9000-m_1.0", 1.5)
     metrics.log_system()
     return metrics
@@ -81,6 +81,7 @@ def test_the_log_has_everything_and_prometheus_only_our_own(logged):
     requests = {line[1]: line[6] for line in found}
     assert requests["PredictionTime"] == "requestID:r7,"
     assert requests["QueueTime"] is None
+    assert requests["Mine"] == "requestID:null,"
     assert {line[5] for line in found} == {socket.gethostname()}
 
 
@@ -91,7 +92,7 @@ def test_legacy_shows_torchserves_counters_and_logs_the_rest(logged):
 
 
 def test_only_what_is_wanted_is_shown():
-    wanted = MetricsConfig(frozenset({"QueueTime", "ts_inference_requests_total"}), frozenset())
+    wanted = MetricsConfig(frozenset({"QueueTime", "ts_inference_requests_total"}), {}, False)
     shown = families(busy(wanted=wanted))
     assert shown & (TORCHSERVES | {"Mine"}) == {"QueueTime", "ts_inference_requests_total"}
 

@@ -6,7 +6,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..metrics import UNITS, Dimension, Metrics, MetricTypes
+from ..metrics import UNITS, CachingMetric, Dimension, Metrics, MetricTypes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,25 +25,28 @@ class Metric:
         metric_method: str | None = None,
     ) -> None:
         self.name = name
-        self.unit = UNITS.get(unit, unit)
+        self.unit = UNITS.get(unit, unit) or "unit"
         self.metric_method = metric_method
         self.value = value
         self.dimensions = dimensions
         self.request_id = request_id
 
     def update(self, value: Any) -> None:
-        """Add to a counter, replace anything else."""
-        self.value = self.value + value if self.metric_method == "counter" else value
+        """Report ``value`` as a counter, at once; ``self.value`` stays. So it is in TorchServe."""
+        names = [dimension.name for dimension in self.dimensions]
+        values = [dimension.value for dimension in self.dimensions]
+        metric = CachingMetric(self.name, self.unit, names)
+        metric.add_or_update(value, values, self.request_id or "")
 
     def reset(self) -> None:
-        self.value = 0
+        self.update(0)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "MetricName": self.name,
             "Value": self.value,
             "Unit": self.unit,
-            "Dimensions": [dimension.to_dict() for dimension in self.dimensions],
+            "Dimensions": self.dimensions,
             "Timestamp": int(time.time()),
             "HostName": socket.gethostname(),
             "RequestId": self.request_id,
@@ -80,15 +83,11 @@ class MetricsStore(Metrics):
         metric_type: MetricTypes = MetricTypes.COUNTER,
     ) -> None:
         known = [*(dimensions or ()), *self._missing(dimensions)]
-        self._keep(name, value, unit or "", known, self._request(idx), metric_type)
+        self._keep(name, value, unit or "", known, self._request(idx) or None, metric_type)
 
     def add_error(self, name: str, value: Any, dimensions: Sequence[Any] | None = ()) -> None:
         known = [*(dimensions or ()), Dimension("Level", "Error")]
         self._keep(name, value, "", known, None, MetricTypes.GAUGE)
-
-    def _request(self, idx: Any) -> str | None:
-        ids = self.request_ids if isinstance(self.request_ids, dict) else {}
-        return ids.get(idx) if idx is not None else ",".join(ids.values()) or None
 
     def _keep(
         self,
@@ -101,7 +100,7 @@ class MetricsStore(Metrics):
     ) -> None:
         key = (name, unit, str(request), *map(str, dimensions))
         if metric_type is MetricTypes.COUNTER and key in self._counters:
-            self._counters[key].update(value)
+            self._counters[key].value += value
             return
         metric = Metric(name, value, unit, dimensions, request, metric_type.value)
         self._counters[key] = metric
