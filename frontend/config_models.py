@@ -14,6 +14,7 @@ from .run_dir import default_run_dir, home
 from .settings import (
     BOOLEAN,
     HEADER_NAME,
+    ENVELOPE,
     LOAD_MODELS,
     MODELS,
     PATH,
@@ -106,7 +107,7 @@ class ModelsKeys:
         TEXT, None, "Handler of archives that name none.", shown="none"
     )
     service_envelope: str | None = key(
-        choice("body", "json", "kserve", "kservev2"),
+        ENVELOPE,
         None,
         "Protocol of the bodies of all requests, which handlers then need not know.",
         shown="none",

@@ -270,6 +270,12 @@ def _parse_signing_keys(text: str) -> str:
     return text
 
 
+def _parse_module(text: str) -> str:
+    if not all(part.isidentifier() for part in text.split(".")):
+        raise ValueError
+    return text
+
+
 def _parse_pattern(text: str) -> str:
     try:
         re.compile(text)
@@ -361,6 +367,7 @@ def _object(where: str, value: object) -> dict[str, object]:
 
 HEADER_NAME = Kind("the name of a header, such as ts_request_sequence_id", _parse_header_name)
 IP_ADDRESS = Kind("an IP address such as 127.0.0.1", _parse_ip_address)
+ENVELOPE = Kind("body, json, kserve, kservev2 or the name of a module", _parse_module)
 OPEN_INFERENCE = Kind("true or false", _parse_open_inference)
 LEVELS = Kind("a list such as flambeau.engine=DEBUG", _parse_levels)
 SIGNING_KEYS = Kind("public keys of minisign, such as RWQ...", _parse_signing_keys)

@@ -36,10 +36,10 @@ LAYERS = [
     "model_store.store frontend.commands frontend.precedence frontend.launcher frontend.describe "
     "frontend.system_metrics frontend.logs "
     "frontend.tls",
-    "worker.compat handlers archiver.writers frontend.storage worker.envelopes worker.loader "
+    "handlers archiver.writers frontend.storage worker.envelopes worker.loader "
     "worker.rows worker.link frontend.dispatcher",
     "worker.service worker.continuous",
-    "worker.asynchronous",
+    "worker.asynchronous worker.compat",
     "archiver.packager worker.main frontend.crew frontend.router frontend.metrics",
     "frontend.fleet frontend.streams",
     "archiver.cli worker.__main__ worker.template frontend.engine frontend.background "

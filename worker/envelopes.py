@@ -1,21 +1,25 @@
 """Request envelopes: other protocols' JSON around what a handler takes and gives.
 
-A server has one for all of its models (``service_envelope``). What each takes and gives is
-TorchServe's; beyond that, ``kserve`` and ``kservev2`` serve a batch of several requests one by
-one, where TorchServe answers none but the first.
+A server has one for all of its models (``service_envelope``): one of these, or a subclass of
+``BaseEnvelope`` in a module of one's own. What each takes and gives is TorchServe's; beyond that,
+``kserve`` and ``kservev2`` serve a batch of several requests one by one, where TorchServe answers
+none but the first.
 """
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from base64 import b64decode
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, cast
 
 from .errors import EnvelopeError
+from .modules import import_module, list_classes_from_module
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     EntryPoint = Callable[[list[Any], Any], Any]
     Row = dict[str, Any]
@@ -36,70 +40,149 @@ _DATATYPES = {
 }
 
 
-def wrap(envelope: str | None, entry_point: EntryPoint) -> EntryPoint:
-    """``entry_point`` inside the envelope of that name; raises EnvelopeError if there is none."""
-    if not envelope:
-        return entry_point
-    if envelope not in _ENVELOPES:
-        raise EnvelopeError(
-            f"There is no service_envelope '{envelope}'. Set one of {', '.join(_ENVELOPES)}."
-        )
-    around = _ENVELOPES[envelope]
-    return lambda data, context: around(entry_point, data, context)
+class BaseEnvelope(ABC):
+    """An envelope around ``handle_fn(data, context)``; ``context`` is there while it is handled.
+
+    Those of one's own are subclasses with ``parse_input`` and ``format_output``.
+    """
+
+    def __init__(self, handle_fn: EntryPoint) -> None:
+        self._handle_fn = handle_fn
+        self.context: Any = None
+
+    def handle(self, data: Any, context: Any) -> Any:
+        """What the handler makes of the parsed ``data``, formatted; neither if there is nothing."""
+        self.context = context
+        results = self._handle_fn(self.parse_input(data) if data else data, context)
+        return self.format_output(results) if results else results
+
+    @abstractmethod
+    def parse_input(self, data: list[Any]) -> Any:
+        """What the handler is given in place of ``data``."""
+
+    @abstractmethod
+    def format_output(self, data: Any) -> Any:
+        """What clients are given in place of the handler's results, one item for each request."""
 
 
-def _body(handle: EntryPoint, data: list[Row], context: Any) -> Any:
-    return handle([_content(row) for row in data], context)
+class BodyEnvelope(BaseEnvelope):
+    """The values of the rows, without the rows."""
+
+    def parse_input(self, data: list[Row]) -> list[Any]:
+        return [_content(row) for row in data]
+
+    def format_output(self, data: Any) -> Any:
+        return data
 
 
-def _json(handle: EntryPoint, data: list[Row], context: Any) -> Any:
+class JSONEnvelope(BaseEnvelope):
     """The instances of all requests are one batch; each request gets its share of the results."""
-    requests = [_instances(row) for row in data]
-    results = handle(list(chain.from_iterable(requests)), context)
-    if not isinstance(results, list) or not results:
-        return results
-    answers, start = [], 0
-    for instances in requests:
-        end = start + len(instances)
-        answers.append(json.dumps({"predictions": results[start:end]}))
-        start = end
-    return answers
+
+    _lengths: Sequence[int] = ()
+
+    def parse_input(self, data: list[Row]) -> list[Any]:
+        requests = [_instances(row) for row in data]
+        self._lengths = [len(instances) for instances in requests]
+        return list(chain.from_iterable(requests))
+
+    def format_output(self, data: Any) -> Any:
+        if not isinstance(data, list):
+            return data
+        rest = iter(data)
+        return [json.dumps({"predictions": list(islice(rest, length))}) for length in self._lengths]
 
 
-def _kserve(handle: EntryPoint, data: list[Row], context: Any) -> Any:
-    answers = []
-    for index, row in enumerate(data):
-        instances = _document(row)["instances"]
-        results = handle(instances, context)
-        explains = context.get_request_header(index, "explain") == "True"
-        key = "explanations" if explains else "predictions"
-        answers.append({key: results} if results else results)
-    return answers
+class _RowByRow(BaseEnvelope):
+    """Each request is a batch of its own; ``row`` is which one it is."""
+
+    row = 0
+
+    def handle(self, data: Any, context: Any) -> Any:
+        answers = []
+        for self.row, each in enumerate(data):
+            results = super().handle([each], context)
+            answers.append(results[0] if results else results)
+        return answers
 
 
-def _kservev2(handle: EntryPoint, data: list[Row], context: Any) -> Any:
-    answers = []
-    for index, row in enumerate(data):
-        document = _document(row)
-        inputs = [{**each, "data": _shaped(each)} for each in document["inputs"]]
-        results = handle(inputs, context)
-        model = (context.manifest or {}).get("model", {})
-        given = str(document.get("id") or "").strip()
-        answers.append(
+class KServeEnvelope(_RowByRow):
+    """KServe's protocol V1: ``instances``, and ``predictions`` or ``explanations``."""
+
+    def parse_input(self, data: list[Row]) -> Any:
+        return _document(data[0])["instances"]
+
+    def format_output(self, data: Any) -> list[Any]:
+        explains = self.context.get_request_header(self.row, "explain") == "True"
+        return [{"explanations" if explains else "predictions": data}]
+
+
+class KServev2Envelope(_RowByRow):
+    """KServe's protocol V2, the open inference protocol: tensors in and out."""
+
+    _names: Sequence[str] = ()
+    _id = ""
+
+    def parse_input(self, data: list[Row]) -> list[Row]:
+        document = _document(data[0])
+        self._id = str(document.get("id") or "").strip()
+        self._names = [tensor["name"] for tensor in document["inputs"]]
+        return [{**tensor, "data": _shaped(tensor)} for tensor in document["inputs"]]
+
+    def format_output(self, data: Any) -> list[Any]:
+        model = (self.context.manifest or {}).get("model", {})
+        return [
             {
-                "id": given or context.get_request_id(index),
+                "id": self._id or self.context.get_request_id(self.row),
                 "model_name": model.get("modelName"),
                 "model_version": model.get("modelVersion"),
                 "outputs": [
-                    _output(each["name"], result)
-                    for each, result in zip(inputs, results, strict=False)
+                    _output(name, result) for name, result in zip(self._names, data, strict=False)
                 ],
             }
+        ]
+
+
+_ENVELOPES: dict[str, type[BaseEnvelope]] = {
+    "body": BodyEnvelope,
+    "json": JSONEnvelope,
+    "kserve": KServeEnvelope,
+    "kservev2": KServev2Envelope,
+}
+
+
+def wrap(envelope: str | None, entry_point: EntryPoint, folder: Path | None = None) -> EntryPoint:
+    """``entry_point`` inside the envelope of that name.
+
+    Beside those here, the name may be that of a module in ``folder`` or on the path of imports,
+    with a subclass of BaseEnvelope; without ``folder`` none is looked for. Raises EnvelopeError if
+    there is none, and what importing the module raises.
+    """
+    if not envelope:
+        return entry_point
+    found = _ENVELOPES.get(envelope) or _own(envelope, folder)
+    return found(entry_point).handle
+
+
+def _own(envelope: str, folder: Path | None) -> type[BaseEnvelope]:
+    known = ", ".join(_ENVELOPES)
+    if folder is None:
+        raise EnvelopeError(f"There is no service_envelope '{envelope}'. Set one of {known}.")
+    try:
+        module = import_module(envelope, folder)
+    except ModuleNotFoundError as error:
+        if not f"{envelope}.".startswith(f"{error.name}."):
+            raise
+        raise EnvelopeError(
+            f"There is no service_envelope '{envelope}'. Set one of {known}, or the name of a "
+            "module that is in the archive or can be imported by the worker."
+        ) from error
+    classes = list_classes_from_module(module, BaseEnvelope)
+    if len(classes) != 1:
+        raise EnvelopeError(
+            f"service_envelope '{envelope}': the module must have one subclass of BaseEnvelope "
+            f"(from ts.torch_handler.request_envelope.base), and has {len(classes)}."
         )
-    return answers
-
-
-_ENVELOPES = {"body": _body, "json": _json, "kserve": _kserve, "kservev2": _kservev2}
+    return cast("type[BaseEnvelope]", classes[0])
 
 
 def _content(row: Row) -> Any:

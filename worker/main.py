@@ -172,7 +172,8 @@ def _serving(load: Load, link: Link, context: Context, entry_point: EntryPoint) 
         schemas = (None, None)
     if is_async(entry_point):
         entry_point = one_by_one(entry_point)
-    entry_point = wrap(load.envelope, entry_point)
+    folder = Path(load.model_dir) if load.archive_code else None
+    entry_point = wrap(load.envelope, entry_point, folder)
     if load.continuous:
         rounds = ContinuousBatches(entry_point, context, Rows(**how), link)
         return _Serving(credits, schemas, context.drain_samples, rounds.run)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
 
+from flambeau.worker.compat import install
 from flambeau.worker.context import Context
-from flambeau.worker.envelopes import wrap
+from flambeau.worker.envelopes import KServeEnvelope, wrap
 from flambeau.worker.errors import EnvelopeError
 
 
@@ -133,3 +135,76 @@ def test_kservev2_describes_the_outputs(result, datatype, data):
 def test_kservev2_uses_the_requests_id_where_the_client_gives_none():
     _, (answer,) = ask("kservev2", {"inputs": [tensor("INT64", [1], [1])]}, returned=[1])
     assert answer["id"] == "r0"
+
+
+OWN = """
+from ts.torch_handler.request_envelope.base import BaseEnvelope
+
+class Helper:
+    pass
+
+class Lines(BaseEnvelope):
+    def parse_input(self, data):
+        return [line for row in data for line in row["body"].decode().split()]
+
+    def format_output(self, data):
+        return [self.context.model_name + " " + " ".join(data)]
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """Writes a module that looks like an archive's, and takes it away again."""
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    before = set(sys.modules)
+    install(tmp_path)
+
+    def write(name: str, text: str):
+        path = tmp_path.joinpath(*name.split(".")).with_suffix(".py")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return tmp_path
+
+    yield write
+    for name in set(sys.modules) - before:
+        if name.split(".")[0] in ("ts", "lines", "mine"):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", ["lines", "mine.lines"])
+def test_an_envelope_of_ones_own(own_module, name):
+    folder = own_module(name, OWN)
+    wrapped = wrap(name, lambda data, _: [line.upper() for line in data], folder)
+    assert wrapped([{"body": b"a b"}], context({})) == ["m A B"]
+    assert wrapped([], context()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1", "must have one subclass of BaseEnvelope .*, and has 0"),
+        (OWN + OWN.replace("Lines", "More"), "and has 2"),
+    ],
+)
+def test_a_module_without_an_envelope_is_refused(own_module, text, said):
+    with pytest.raises(EnvelopeError, match=said):
+        wrap("lines", print, own_module("lines", text))
+
+
+def test_a_module_that_is_not_there_or_lacks_another_says_so(own_module, tmp_path):
+    with pytest.raises(EnvelopeError, match="a module that is in the archive or"):
+        wrap("lines", print, tmp_path)
+    folder = own_module("lines", "import nowhere_to_be_found")
+    with pytest.raises(ModuleNotFoundError, match="nowhere_to_be_found"):
+        wrap("lines", print, folder)
+
+
+def test_a_subclass_of_a_known_envelope_changes_what_it_overrides():
+    class Doubled(KServeEnvelope):
+        def parse_input(self, data):
+            return [2 * each for each in super().parse_input(data)]
+
+    rows = [{"body": {"instances": [1]}}, {"body": {"instances": [2]}}]
+    answers = Doubled(lambda data, _: data).handle(rows, context({}, {"explain": "True"}))
+    assert answers == [{"predictions": [2]}, {"explanations": [4]}]

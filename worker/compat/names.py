@@ -35,6 +35,7 @@ _BASE: dict[str, str | Constant] = {
     "IPEX_AVAILABLE": _NO,
     "ONNX_AVAILABLE": _NO,
 }
+_ENVELOPE = "worker.envelopes:BaseEnvelope"
 _METRICS: dict[str, str | Constant] = {
     "Dimension": "worker.metrics:Dimension",
     "MetricTypes": "worker.metrics:MetricTypes",
@@ -99,4 +100,21 @@ MODULES: Mapping[str, Mapping[str, str | Constant]] = {
         "map_class_to_label": "handlers.labels:map_class_to_label",
     },
     "ts.torch_handler.request_envelope": {},
+    "ts.torch_handler.request_envelope.base": {"BaseEnvelope": _ENVELOPE},
+    "ts.torch_handler.request_envelope.body": {
+        "BaseEnvelope": _ENVELOPE,
+        "BodyEnvelope": "worker.envelopes:BodyEnvelope",
+    },
+    "ts.torch_handler.request_envelope.json": {
+        "BaseEnvelope": _ENVELOPE,
+        "JSONEnvelope": "worker.envelopes:JSONEnvelope",
+    },
+    "ts.torch_handler.request_envelope.kserve": {
+        "BaseEnvelope": _ENVELOPE,
+        "KServeEnvelope": "worker.envelopes:KServeEnvelope",
+    },
+    "ts.torch_handler.request_envelope.kservev2": {
+        "BaseEnvelope": _ENVELOPE,
+        "KServev2Envelope": "worker.envelopes:KServev2Envelope",
+    },
 }
