@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flambeau.frontend.metric_lines import parse_metric_line
 from flambeau.handlers.base import BaseHandler
 from flambeau.worker.compat import finder, install
-from flambeau.worker.compat.names import MODULES
+from flambeau.worker.compat.names import MODULES, REFUSED
 from flambeau.worker.context import Context
 from flambeau.worker.loader import HandlerLoadError, load_entry_point
 from flambeau.worker.metrics import Dimension
@@ -61,6 +63,11 @@ def test_outside_a_worker_there_is_no_ts() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("ts")
+
+
+def test_outside_a_worker_ts_can_be_installed() -> None:
+    install()
+    assert importlib.import_module("ts.context").Context is Context
 
 
 def test_an_archives_own_ts_is_used(
@@ -178,3 +185,107 @@ def test_the_metrics_of_before() -> None:
     assert str(hits).startswith("Hits.Count:3|#Kind:test,ModelName:m,Level:Model|#hostname:")
     with pytest.raises(ValueError, match="timed metric"):
         store.add_time("Wait", 1, unit="days")
+
+
+@pytest.mark.usefixtures("ts")
+def test_modules_are_there_as_attributes_too() -> None:
+    import ts  # type: ignore[import-not-found]
+    import ts.metrics  # type: ignore[import-not-found]
+    from ts import version
+
+    assert version.__version__ == "0.12.0"
+    assert ts.metrics.dimension.Dimension is Dimension
+    assert ts.torch_handler.base_handler.BaseHandler is BaseHandler
+    assert ts.context.Context is Context
+    assert not hasattr(ts, "nothing")
+    assert hasattr(ts.utils, "util")
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+@pytest.mark.usefixtures("ts")
+def test_what_is_not_there_says_what_to_do(name: str) -> None:
+    with pytest.raises(ImportError, match=f"flambeau has no {name}: "):
+        importlib.import_module(name)
+    package, _, last = name.rpartition(".")
+    with pytest.raises(ImportError, match="flambeau has no"):
+        getattr(importlib.import_module(package), last)
+
+
+@pytest.mark.usefixtures("ts")
+def test_a_handler_that_imports_a_part_of_the_server_is_told(tmp_path: Path) -> None:
+    with pytest.raises(HandlerLoadError, match=r"flambeau has no ts\.launcher: start a server by"):
+        load(tmp_path, "from ts.launcher import start")
+
+
+@pytest.mark.usefixtures("ts")
+def test_old_metrics_are_lines_that_the_server_reads(caplog: pytest.LogCaptureFixture) -> None:
+    from ts.metrics.metric import Metric  # type: ignore[import-not-found]
+    from ts.metrics.metric_encoder import MetricEncoder  # type: ignore[import-not-found]
+    from ts.metrics.unit import Units  # type: ignore[import-not-found]
+    from ts.service import emit_metrics  # type: ignore[import-not-found]
+
+    caplog.set_level("INFO")
+    metric = Metric("Hits", 7, "count", [Dimension("Kind", "test")])
+    emit_metrics([metric])
+    metric.update(2)
+    metric.reset()
+    samples = [parse_metric_line(message) for message in caplog.messages]
+    expected = ["Hits", "counter", "Count", 7.0, [["Kind", "test"]], ""]
+    assert samples == [[*expected[:3], value, *expected[4:]] for value in (7.0, 2.0, 0.0)]
+    written = json.loads(json.dumps(metric, cls=MetricEncoder))
+    assert (written["MetricName"], written["Value"], written["Unit"]) == ("Hits", 7, "Count")
+    assert written["Dimensions"] == [{"Name": "Kind", "Value": "test"}]
+    assert Units().units["kB"] == "Kilobytes"
+
+
+METRICS_YAML = """
+model_metrics:
+  gauge:
+    - {name: Size, unit: MB, dimensions: [Kind]}
+"""
+
+
+@pytest.mark.usefixtures("ts")
+def test_a_rig_makes_metrics_of_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from ts.metrics import metric_cache_errors as errors  # type: ignore[import-not-found]
+    from ts.metrics.metric_cache_abstract import (  # type: ignore[import-not-found]
+        MetricCacheAbstract,
+    )
+    from ts.metrics.metric_cache_yaml_impl import (  # type: ignore[import-not-found]
+        MetricsCacheYamlImpl,
+    )
+    from ts.metrics.metric_type_enum import MetricTypes  # type: ignore[import-not-found]
+
+    caplog.set_level("INFO")
+    path = tmp_path / "metrics.yaml"
+    path.write_text(METRICS_YAML)
+    made = MetricsCacheYamlImpl(str(path))
+    made.initialize_cache()
+    assert made.cache_keys() == ["gauge:Size"]
+    made.get_metric("Size", MetricTypes.GAUGE).add_or_update(3, ["a"])
+    assert caplog.messages[-1].startswith("[METRICS]Size.Megabytes:3.0|#Kind:a|#type:GAUGE|#host")
+    assert isinstance(made, MetricCacheAbstract)
+    for text, error, words in (
+        ("a: 1", errors.MetricsCacheKeyError, "'model_metrics' key not found"),
+        ("model_metrics:", errors.MetricsCacheValueError, "Missing `model_metrics`"),
+        ("model_metrics: {x: []}", errors.MetricsCacheKeyError, "Invalid metric type"),
+        ("model_metrics: {gauge: [{name: a}]}", errors.MetricsCacheKeyError, "Key not found in"),
+    ):
+        path.write_text(text)
+        with pytest.raises(error, match=words):
+            MetricsCacheYamlImpl(str(path)).initialize_cache()
+    path.write_text("a: [")
+    with pytest.raises(errors.MetricsCachePyYamlError, match="Error parsing file"):
+        MetricsCacheYamlImpl(str(path))
+    with pytest.raises(errors.MetricsCacheIOError, match="Error reading file"):
+        MetricsCacheYamlImpl(str(tmp_path / "nowhere"))
+    with pytest.raises(errors.MetricsCacheTypeError, match="not initialized"):
+        MetricsCacheYamlImpl("")
+
+
+@pytest.mark.usefixtures("ts")
+def test_what_times_a_function_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    from ts.utils.timeit_decorator import timeit  # type: ignore[import-not-found]
+
+    assert timeit(len)("abc") == 3
+    assert "func: 'len' took" in capsys.readouterr().out

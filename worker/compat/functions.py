@@ -7,6 +7,7 @@ import functools
 import importlib
 import logging
 import re
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,45 @@ def import_class(class_name: str | None, module_prefix: str | None = None) -> An
     if found is None:
         raise ImportError(f"class:{name} not found in module:{module_name}.")
     return found
+
+
+def timeit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorates a function that prints how long each call takes."""
+
+    @functools.wraps(function)
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        started, started_cpu = time.perf_counter(), time.process_time()
+        result = function(*args, **kwargs)
+        seconds, cpu = time.perf_counter() - started, time.process_time() - started_cpu
+        name = function.__name__
+        print(f"func: {name!r} took {seconds:.4f} s, {cpu:.4f} s of it on the CPU")  # noqa: T201
+        return result
+
+    return timed
+
+
+def download_model(
+    model_id: str = "meta-llama/Meta-Llama-3.1-8B-Instruct",
+    revision: str = "main",
+    model_path: str = ".cache",
+    use_auth_token: bool | str = True,
+) -> str:
+    """Load a model of PyTorch from the Hugging Face hub; the folder where it is.
+
+    Raises ImportError without the hub's library, and what that raises.
+    """
+    from huggingface_hub import snapshot_download  # type: ignore[import-not-found]
+
+    kinds = ("json", "pt", "bin", "txt", "model", "pth", "safetensors")
+    return str(
+        snapshot_download(
+            repo_id=model_id,
+            revision=revision,
+            allow_patterns=[*(f"*.{kind}" for kind in kinds), "original/*"],
+            cache_dir=model_path,
+            token=use_auth_token,
+        )
+    )
 
 
 def emit_metrics(metrics: Iterable[object]) -> None:

@@ -48,6 +48,9 @@ class Units:
         self.units = dict(UNITS)
 
 
+METRIC_UNIT = Units()
+
+
 class MetricEncoder(json.JSONEncoder):
     """Knows how to write a Metric and a Dimension."""
 

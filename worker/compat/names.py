@@ -36,6 +36,12 @@ _BASE: dict[str, str | Constant] = {
     "ONNX_AVAILABLE": _NO,
 }
 _ENVELOPE = "worker.envelopes:BaseEnvelope"
+_CACHING = "worker.metrics:CachingMetric"
+_METRIC = "worker.compat.old_metrics:Metric"
+_UNITS = {
+    "MetricUnit": "worker.compat.metric_files:METRIC_UNIT",
+    "Units": "worker.compat.metric_files:Units",
+}
 _METRICS: dict[str, str | Constant] = {
     "Dimension": "worker.metrics:Dimension",
     "MetricTypes": "worker.metrics:MetricTypes",
@@ -51,9 +57,22 @@ MODULES: Mapping[str, Mapping[str, str | Constant]] = {
     "ts.service": {
         "PREDICTION_METRIC": Constant("PredictionTime"),
         "PredictionException": "worker.errors:PredictionException",
+        "Service": "worker.compat.rig:Service",
         "emit_metrics": "worker.compat.functions:emit_metrics",
     },
+    "ts.model_loader": {
+        "ModelLoader": "worker.compat.rig:ModelLoader",
+        "ModelLoaderFactory": "worker.compat.rig:ModelLoaderFactory",
+        "TsModelLoader": "worker.compat.rig:ModelLoader",
+    },
+    "ts.model_service": {},
+    "ts.model_service.model_service": {
+        "ModelService": "worker.compat.model_service:ModelService",
+        "SingleNodeService": "worker.compat.model_service:SingleNodeService",
+    },
     "ts.utils": {},
+    "ts.utils.hf_utils": {"download_model": "worker.compat.functions:download_model"},
+    "ts.utils.timeit_decorator": {"timeit": "worker.compat.functions:timeit"},
     "ts.utils.util": {
         "CLEANUP_REGEX": "worker.compat.functions:CLEANUP_REGEX",
         "PT2Backend": "worker.compat.functions:PT2Backend",
@@ -66,28 +85,76 @@ MODULES: Mapping[str, Mapping[str, str | Constant]] = {
         "map_class_to_label": "handlers.labels:map_class_to_label",
     },
     "ts.handler_utils": {},
+    "ts.handler_utils.distributed": {},
+    "ts.handler_utils.distributed.deepspeed": {
+        "create_checkpoints_json": "handlers.deepspeed:create_checkpoints_json",
+        "get_ds_engine": "handlers.deepspeed:get_ds_engine",
+    },
     "ts.handler_utils.timer": {"timed": "handlers.timer:timed"},
     "ts.handler_utils.utils": {
         "Context": "worker.context:Context",
+        "create_predict_response": "worker.compat.otf:create_predict_response",
         "import_class": "worker.compat.functions:import_class",
         "send_intermediate_predict_response": "worker.streaming:send_intermediate_predict_response",
     },
     "ts.protocol": {},
     "ts.protocol.otf_message_handler": {
+        "create_load_model_response": "worker.compat.otf:create_load_model_response",
+        "create_predict_response": "worker.compat.otf:create_predict_response",
+        "encode_response_headers": "worker.compat.otf:encode_response_headers",
         "send_intermediate_predict_response": (
             "worker.compat.functions:old_send_intermediate_predict_response"
         ),
     },
     "ts.metrics": {},
-    "ts.metrics.dimension": {"Dimension": _METRICS["Dimension"]},
-    "ts.metrics.metric_type_enum": {"MetricTypes": _METRICS["MetricTypes"]},
-    "ts.metrics.caching_metric": {"CachingMetric": "worker.metrics:CachingMetric", **_METRICS},
-    "ts.metrics.metric": {"Metric": "worker.compat.old_metrics:Metric"},
-    "ts.metrics.metrics_store": {
-        "MetricsStore": "worker.compat.old_metrics:MetricsStore",
-        "Metric": "worker.compat.old_metrics:Metric",
-        "Dimension": _METRICS["Dimension"],
+    "ts.metrics.caching_metric": {
+        "CachingMetric": _CACHING,
+        "MetricAbstract": _CACHING,
+        **_METRICS,
     },
+    "ts.metrics.dimension": {"Dimension": _METRICS["Dimension"]},
+    "ts.metrics.metric": {
+        "CachingMetric": _CACHING,
+        "Metric": _METRIC,
+        "MetricTypes": _METRICS["MetricTypes"],
+        **_UNITS,
+    },
+    "ts.metrics.metric_abstract": {
+        "MetricAbstract": _CACHING,
+        "MetricTypes": _METRICS["MetricTypes"],
+        **_UNITS,
+    },
+    "ts.metrics.metric_cache_abstract": {
+        "MetricAbstract": _CACHING,
+        "MetricCacheAbstract": "worker.metrics:Metrics",
+        **_METRICS,
+    },
+    "ts.metrics.metric_cache_errors": {
+        "GeneralMetricsCacheError": "worker.compat.metric_files:GeneralMetricsCacheError",
+        "MetricsCacheIOError": "worker.compat.metric_files:MetricsCacheIOError",
+        "MetricsCacheKeyError": "worker.metrics:MetricsCacheKeyError",
+        "MetricsCachePyYamlError": "worker.compat.metric_files:MetricsCachePyYamlError",
+        "MetricsCacheTypeError": "worker.metrics:MetricsCacheTypeError",
+        "MetricsCacheValueError": "worker.metrics:MetricsCacheValueError",
+    },
+    "ts.metrics.metric_cache_yaml_impl": {
+        "CachingMetric": _CACHING,
+        "MetricCacheAbstract": "worker.metrics:Metrics",
+        "MetricTypes": _METRICS["MetricTypes"],
+        "MetricsCacheYamlImpl": "worker.compat.metric_files:MetricsCacheYamlImpl",
+    },
+    "ts.metrics.metric_encoder": {
+        "Dimension": _METRICS["Dimension"],
+        "Metric": _METRIC,
+        "MetricEncoder": "worker.compat.metric_files:MetricEncoder",
+    },
+    "ts.metrics.metric_type_enum": {"MetricTypes": _METRICS["MetricTypes"]},
+    "ts.metrics.metrics_store": {
+        "Dimension": _METRICS["Dimension"],
+        "Metric": _METRIC,
+        "MetricsStore": "worker.compat.old_metrics:MetricsStore",
+    },
+    "ts.metrics.unit": {"Units": _UNITS["Units"]},
     "ts.torch_handler": {},
     "ts.torch_handler.base_handler": _BASE,
     "ts.torch_handler.vision_handler": {
@@ -98,6 +165,15 @@ MODULES: Mapping[str, Mapping[str, str | Constant]] = {
         "ImageClassifier": "handlers.image_classifier:ImageClassifier",
         "VisionHandler": "handlers.vision:VisionHandler",
         "map_class_to_label": "handlers.labels:map_class_to_label",
+    },
+    "ts.torch_handler.distributed": {},
+    "ts.torch_handler.distributed.base_deepspeed_handler": {
+        "BaseDeepSpeedHandler": "handlers.deepspeed:BaseDeepSpeedHandler",
+    },
+    "ts.torch_handler.unit_tests": {},
+    "ts.torch_handler.unit_tests.test_utils": {},
+    "ts.torch_handler.unit_tests.test_utils.mock_context": {
+        "MockContext": "worker.compat.rig:MockContext",
     },
     "ts.torch_handler.request_envelope": {},
     "ts.torch_handler.request_envelope.base": {"BaseEnvelope": _ENVELOPE},
@@ -118,3 +194,28 @@ MODULES: Mapping[str, Mapping[str, str | Constant]] = {
         "KServev2Envelope": "worker.envelopes:KServev2Envelope",
     },
 }
+
+_HOST = (
+    "the server measures its host itself (docs/metrics.md), and psutil is there for other figures."
+)
+_SERVER = "it is a part of TorchServe's server. "
+_PIPPY = (
+    "PiPPy is no longer developed. Use torch.distributed.pipelining, or tensor parallelism, in a "
+    "handler of your own."
+)
+REFUSED: Mapping[str, str] = {
+    "ts.arg_parser": f"{_SERVER}The command torchserve has its options.",
+    "ts.async_service": f"{_SERVER}Put asyncCommunication: true into model-config.yaml.",
+    "ts.handler_utils.distributed.pt_pippy": _PIPPY,
+    "ts.launcher": "start a server by the command 'flambeau start --background', and register "
+    "models by 'flambeau models register'.",
+    "ts.llm_launcher": "flambeau has no such command; serve an archive with a handler for the LLM.",
+    "ts.metrics.metric_collector": _HOST,
+    "ts.metrics.process_memory_metric": _HOST,
+    "ts.metrics.system_metrics": _HOST,
+    "ts.model_server": f"{_SERVER}Start one by the command torchserve or flambeau.",
+    "ts.model_service_worker": f"{_SERVER}In tests, ts.model_loader loads and asks a handler.",
+    "ts.torch_handler.distributed.base_pippy_handler": _PIPPY,
+    "ts.utils.setup_model_venv": f"{_SERVER}It makes the environments of models.",
+}
+"""Modules that TorchServe has and flambeau has not, with what to do instead."""

@@ -62,7 +62,7 @@ class Metric:
 class MetricsStore(Metrics):
     """Keeps what it is told in ``store``; nothing is sent anywhere."""
 
-    def __init__(self, request_ids: dict[int, str] | None, model_name: str | None) -> None:
+    def __init__(self, request_ids: dict[int, str] | str | None, model_name: str | None) -> None:
         super().__init__(model_name)
         self.request_ids = request_ids
         self._kept: list[Metric] = []
