@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prometheus_client import Histogram
@@ -147,27 +148,31 @@ class HandlerMetrics:
         listed = self._wanted.model.get(reading.name)
         if listed is None:
             return reading if self._wanted.detects_models else None
-        values = [value for _, value in reading.dimensions]
-        if len(values) != len(listed.dimensions):
+        if len(reading.dimensions) != len(listed.dimensions):
             raise ValueError(
                 f"metrics_config lists it with the dimensions {', '.join(listed.dimensions)}"
             )
-        dimensions = tuple(zip(listed.dimensions, values, strict=True))
-        return reading._replace(kind=listed.kind, unit=listed.unit, dimensions=dimensions)
+        dimensions = tuple(
+            [
+                (name, value)
+                for name, (_, value) in zip(listed.dimensions, reading.dimensions, strict=True)
+            ]
+        )
+        return Reading(
+            reading.name, listed.kind, listed.unit, reading.value, dimensions, reading.request
+        )
 
     def _add(self, key: VersionKey, reading: Reading) -> None:
-        name = _NOT_IN_NAMES.sub("_", reading.name)
-        if name == "PredictionTime":
+        if reading.name == "PredictionTime":
             # The frontend has it already, of every model.
             return
-        if reading.kind not in KINDS or not name or name[0].isdigit():
-            raise ValueError("there are counter, gauge and histogram, and names begin with letters")
-        if _OF_THE_SERVER.fullmatch(name):
-            raise ValueError("the server has a metric of that name itself")
+        name = _name(reading.name)
+        if reading.kind not in KINDS:
+            raise ValueError(f"its type must be one of {', '.join(KINDS)}")
         if reading.kind == "counter" and reading.value < 0:
             raise ValueError("a counter cannot go down")
         owner = (key[0], "")
-        labels = tuple((_NOT_IN_LABELS.sub("_", label), of) for label, of in reading.dimensions)
+        labels = tuple([(_label(label), of) for label, of in reading.dimensions])
         if reading.help is not None:
             owner, labels = key, (*labels, ("model", key[0]), ("version", key[1]))
         family = self._families.get(name) or _Family(reading)
@@ -224,7 +229,7 @@ def _reading(
         str(kind),
         _text(unit),
         float(value),
-        tuple((_text(label), _text(of)) for label, of in dimensions),
+        tuple([(_text(label), _text(of)) for label, of in dimensions]),
         _text(request, None),
         None if help is None else _text(help),
         BOUNDS if buckets is None else (*map(float, buckets[:100]), float("inf")),
@@ -232,8 +237,25 @@ def _reading(
 
 
 def _text(value: object, longest: int | None = LONGEST_TEXT) -> str:
+    text = str(value)[:longest]
     # Lone surrogates would make every later exposition fail.
-    return str(value)[:longest].encode(errors="replace").decode()
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
+@lru_cache(1024)
+def _name(name: str) -> str:
+    """A metric's name as Prometheus takes it; raises ValueError for one that it cannot have."""
+    fit = _NOT_IN_NAMES.sub("_", name)
+    if not fit or fit[0].isdigit():
+        raise ValueError("names begin with letters")
+    if _OF_THE_SERVER.fullmatch(fit):
+        raise ValueError("the server has a metric of that name itself")
+    return fit
+
+
+@lru_cache(1024)
+def _label(name: str) -> str:
+    return _NOT_IN_LABELS.sub("_", name)
 
 
 def _add_histogram(

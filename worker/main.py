@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import time
+import uuid
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -129,6 +130,9 @@ def _load(load: Load, link: Link) -> _Serving:
         inherited = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(model_dir), inherited]))
     manifest = _manifest(model_dir)
+    metrics = Metrics(load.model_name, load.metrics)
+    # TorchServe's id for what is reported while a model is loaded.
+    metrics.set_request_ids(str(uuid.uuid4()))
     context = Context(
         load.model_name,
         load.model_dir,
@@ -137,7 +141,7 @@ def _load(load: Load, link: Link) -> _Serving:
         load.gpu_id,
         TORCHSERVE_VERSION,
         load.limit_max_image_pixels,
-        Metrics(load.model_name, load.metrics),
+        metrics,
         _model_config(model_dir, manifest),
     )
     if load.asynchronous:

@@ -381,7 +381,7 @@ class Metrics:
         ids = self.request_ids
         if not isinstance(ids, dict):
             return str(ids or "")
-        return ids[idx] if isinstance(idx, int) and idx in ids else ",".join(ids.values())
+        return ids[idx] if type(idx) is int and idx in ids else ",".join(ids.values())
 
     def _add(
         self,
