@@ -13,8 +13,8 @@ from .config_key import directory, key
 from .run_dir import default_run_dir, home
 from .settings import (
     BOOLEAN,
-    HEADER_NAME,
     ENVELOPE,
+    HEADER_NAME,
     LOAD_MODELS,
     MODELS,
     PATH,

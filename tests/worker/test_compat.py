@@ -16,7 +16,7 @@ from flambeau.worker.compat import finder, install
 from flambeau.worker.compat.names import MODULES, REFUSED
 from flambeau.worker.context import Context
 from flambeau.worker.loader import HandlerLoadError, load_entry_point
-from flambeau.worker.metrics import Dimension
+from flambeau.worker.metrics import Dimension, Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,8 +127,6 @@ class Doubler(BaseHandler, ABC):
 
 def load(tmp_path: Path, text: str) -> tuple[Any, Context]:
     (tmp_path / "handler.py").write_text(text)
-    from flambeau.worker.metrics import Metrics
-
     context = Context("m", str(tmp_path), None, 2, None, "0.12.0", True, Metrics("m"), {})
     context.begin_batch(["a", "b"], [{}, {}])
     return load_entry_point("handler.py", tmp_path, context), context
@@ -229,6 +227,10 @@ def test_old_metrics_are_lines_that_the_server_reads(caplog: pytest.LogCaptureFi
     emit_metrics([metric])
     metric.update(2)
     metric.reset()
+    reported = Metrics("m")
+    reported.add_counter("Once", 1)
+    emit_metrics(reported.store)
+    emit_metrics(None)
     samples = [parse_metric_line(message) for message in caplog.messages]
     expected = ["Hits", "counter", "Count", 7.0, [["Kind", "test"]], ""]
     assert samples == [[*expected[:3], value, *expected[4:]] for value in (7.0, 2.0, 0.0)]

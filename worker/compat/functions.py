@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ..metrics import Sample
 from ..streaming import send_intermediate_predict_response
 
 if TYPE_CHECKING:
@@ -131,10 +132,14 @@ def download_model(
     )
 
 
-def emit_metrics(metrics: Iterable[object]) -> None:
-    """Log each metric, as old handlers do with a list of their own."""
-    for metric in metrics:
-        logger.info("[METRICS]%s", metric)
+def emit_metrics(metrics: Iterable[object] | None) -> None:
+    """Report each metric, as old handlers do with a list of their own.
+
+    Those of ``context.metrics.store`` are left out: they have been reported.
+    """
+    for metric in metrics or ():
+        if not isinstance(metric, Sample):
+            logger.info("[METRICS]%s", metric)
 
 
 old_send_intermediate_predict_response = deprecated(
