@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 import math
 import re
+import time
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     Record = Callable[[str, str, str, dict[str, str], float, "list[float] | None"], None]
 
@@ -89,6 +91,72 @@ class Histogram(_Instrument):
     def observe(self, value: Any) -> None:
         """Count ``value``."""
         self._report(value)
+
+
+class Instruments:
+    """The ways to declare a metric."""
+
+    def record_own(
+        self,
+        kind: str,
+        name: str,
+        help: str,
+        dimensions: dict[str, str],
+        value: float,
+        buckets: list[float] | None,
+    ) -> None:
+        """Take a value of a declared metric."""
+        raise NotImplementedError
+
+    def counter(self, name: str, help: str = "", /, **dimensions: object) -> Counter:
+        """A metric of the handler's own that only grows: ``counter("refusals").inc()``.
+
+        ``help`` is its text for Prometheus, ``dimensions`` are its labels, to which the frontend
+        adds ``model`` and ``version``. It is in ``/metrics`` whatever ``metrics.yaml`` and
+        ``metrics_mode`` say. Raises ValueError for what cannot be the name of a metric or a label.
+        """
+        return Counter(self.record_own, name, help, dimensions)
+
+    def gauge(self, name: str, help: str = "", /, **dimensions: object) -> Gauge:
+        """As ``counter``, for a value that goes up and down: ``gauge("cached").set(3)``."""
+        return Gauge(self.record_own, name, help, dimensions)
+
+    def histogram(
+        self,
+        name: str,
+        help: str = "",
+        /,
+        *,
+        buckets: Sequence[float] | None = None,
+        **dimensions: object,
+    ) -> Histogram:
+        """As ``counter``, for how values are spread: ``histogram("tokens").observe(17)``.
+
+        ``buckets`` are the upper bounds; without them those of Prometheus, which are meant for
+        seconds. The metric keeps the buckets of its first use.
+        """
+        return Histogram(self.record_own, name, help, dimensions, buckets)
+
+    @contextmanager
+    def timer(
+        self,
+        name: str,
+        help: str = "",
+        /,
+        *,
+        buckets: Sequence[float] | None = None,
+        **dimensions: object,
+    ) -> Iterator[None]:
+        """As ``histogram``, of how many seconds a block or a decorated function takes.
+
+        ``with metrics.timer("tokenize_seconds"): ...``. What raises is timed, too.
+        """
+        histogram = self.histogram(name, help, buckets=buckets, **dimensions)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            histogram.observe(time.perf_counter() - started)
 
 
 def _bounds(name: str, buckets: Sequence[float]) -> list[float]:

@@ -7,13 +7,12 @@ import logging
 import math
 import socket
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .instruments import Counter, Gauge, Histogram
+from .instruments import Instruments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +161,7 @@ class CachingMetric:
         self.add_or_update(value, [dimension.value for dimension in dimensions], request_id)
 
 
-class Metrics:
+class Metrics(Instruments):
     """What handlers find as ``context.metrics``.
 
     Every sample gets the dimensions ``ModelName`` and ``Level:Model``, unless the call gives its
@@ -215,56 +214,6 @@ class Metrics:
         # In place: copies report into the same list, and threads may do so right now.
         del self._samples[: len(samples)]
         return samples
-
-    def counter(self, name: str, help: str = "", /, **dimensions: object) -> Counter:
-        """A metric of the handler's own that only grows: ``counter("refusals").inc()``.
-
-        ``help`` is its text for Prometheus, ``dimensions`` are its labels, to which the frontend
-        adds ``model`` and ``version``. It is in ``/metrics`` whatever ``metrics.yaml`` and
-        ``metrics_mode`` say. Raises ValueError for what cannot be the name of a metric or a label.
-        """
-        return Counter(self._record_own, name, help, dimensions)
-
-    def gauge(self, name: str, help: str = "", /, **dimensions: object) -> Gauge:
-        """As ``counter``, for a value that goes up and down: ``gauge("cached").set(3)``."""
-        return Gauge(self._record_own, name, help, dimensions)
-
-    def histogram(
-        self,
-        name: str,
-        help: str = "",
-        /,
-        *,
-        buckets: Sequence[float] | None = None,
-        **dimensions: object,
-    ) -> Histogram:
-        """As ``counter``, for how values are spread: ``histogram("tokens").observe(17)``.
-
-        ``buckets`` are the upper bounds; without them those of Prometheus, which are meant for
-        seconds. The metric keeps the buckets of its first use.
-        """
-        return Histogram(self._record_own, name, help, dimensions, buckets)
-
-    @contextmanager
-    def timer(
-        self,
-        name: str,
-        help: str = "",
-        /,
-        *,
-        buckets: Sequence[float] | None = None,
-        **dimensions: object,
-    ) -> Iterator[None]:
-        """As ``histogram``, of how many seconds a block or a decorated function takes.
-
-        ``with metrics.timer("tokenize_seconds"): ...``. What raises is timed, too.
-        """
-        histogram = self.histogram(name, help, buckets=buckets, **dimensions)
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            histogram.observe(time.perf_counter() - started)
 
     def add_metric(
         self,
@@ -398,7 +347,7 @@ class Metrics:
             metric = self.add_metric_to_cache(name, unit, names, metric_type)
         metric.add_or_update(value, [dimension.value for dimension in dimensions], request_id)
 
-    def _record_own(
+    def record_own(
         self,
         kind: str,
         name: str,
