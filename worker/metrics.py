@@ -204,6 +204,12 @@ class Metrics(Instruments):
     def record(self, sample: Sample) -> None:
         """Keep ``sample`` until the next drain; beyond 10,000 it is dropped and counted."""
         if len(self._samples) >= MAX_PENDING_SAMPLES:
+            if not self.dropped:
+                logger.warning(
+                    "More than %d values were reported for one batch; some are dropped. "
+                    "Add them up in the handler.",
+                    MAX_PENDING_SAMPLES,
+                )
             self.dropped += 1
             return
         self._samples.append(sample)

@@ -71,13 +71,14 @@ def test_draining_leaves_nothing(metrics: Metrics) -> None:
 
 
 def test_beyond_the_bound_samples_are_counted_and_not_kept(
-    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "MAX_PENDING_SAMPLES", 2)
     for value in range(5):
         metrics.add_counter("a", value)
     assert [sample.value for sample in metrics.drain()] == [0, 1]
     assert metrics.dropped == 3
+    assert caplog.text.count("More than 2 values were reported") == 1
     metrics.add_counter("a", 9)
     assert len(metrics.drain()) == 1
 
