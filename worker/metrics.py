@@ -183,7 +183,8 @@ class Metrics(Instruments):
         self.request_ids: dict[int, str] | str | None = None
         self.cache: dict[MetricTypes, dict[str, CachingMetric]] = {}
         self.dropped = 0
-        self._is_full = False
+        # Shared by copies, as the samples are.
+        self._warnings: set[str] = set()
         self._samples: list[Sample] = []
         for name, kind, unit, dimension_names in listed:
             self.add_metric_to_cache(name, unit, dimension_names, MetricTypes(kind))
@@ -204,12 +205,11 @@ class Metrics(Instruments):
     def record(self, sample: Sample) -> None:
         """Keep ``sample`` until the next drain; beyond 10,000 it is dropped and counted."""
         if len(self._samples) >= MAX_PENDING_SAMPLES:
-            if not self.dropped:
-                logger.warning(
-                    "More than %d values were reported for one batch; some are dropped. "
-                    "Add them up in the handler.",
-                    MAX_PENDING_SAMPLES,
-                )
+            self._warn_once(
+                "More than %d values were reported for one batch; some are dropped. "
+                "Add them up in the handler.",
+                MAX_PENDING_SAMPLES,
+            )
             self.dropped += 1
             return
         self._samples.append(sample)
@@ -306,7 +306,12 @@ class Metrics(Instruments):
         if metric_name in metrics:
             logger.warning("Overriding existing key %s:%s", metric_type, metric_name)
         elif len(metrics) >= MAX_METRICS:
-            self._warn_full(metric_name)
+            self._warn_once(
+                "The handler has made %d metrics; from '%s' on they are not remembered. "
+                "Use few names, and dimensions of few values.",
+                MAX_METRICS,
+                metric_name,
+            )
             return metric
         metrics[metric_name] = metric
         return metric
@@ -364,15 +369,10 @@ class Metrics(Instruments):
     ) -> None:
         self.record(Sample(name, kind, "unit", value, list(dimensions.items()), "", help, buckets))
 
-    def _warn_full(self, name: str) -> None:
-        if not self._is_full:
-            self._is_full = True
-            logger.warning(
-                "The handler has made %d metrics; from '%s' on they are not remembered. "
-                "Use few names, and dimensions of few values.",
-                MAX_METRICS,
-                name,
-            )
+    def _warn_once(self, message: str, *values: object) -> None:
+        if message not in self._warnings:
+            self._warnings.add(message)
+            logger.warning(message, *values)
 
 
 def _check_types(metric_name: object, metric_type: object) -> None:

@@ -10,7 +10,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from ..protocol import Answer
-from ..service import serialise
+from ..rows import serialise
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

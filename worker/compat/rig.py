@@ -19,6 +19,7 @@ from ..envelopes import wrap
 from ..loader import load_entry_point
 from ..metrics import Metrics
 from ..protocol import Work
+from ..rows import Rows
 from .names import TORCHSERVE_VERSION
 from .old_metrics import MetricsStore
 from .otf import predict_message
@@ -26,7 +27,7 @@ from .otf import predict_message
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..service import EntryPoint
+    from ..loader import EntryPoint
 
 
 class _Request(NamedTuple):
@@ -37,14 +38,20 @@ class _Request(NamedTuple):
     row: dict[str, Any]
 
 
-class _Batches(service.Service):
-    def _row(self, request: Any) -> dict[str, Any]:
+class _DecodedRows(Rows):
+    def row(self, request: Any) -> dict[str, Any]:
         row: dict[str, Any] = request.row
         return row
 
-    def _headers(self, request: Any) -> dict[str, object]:
+    def headers(self, request: Any) -> dict[str, object]:
         headers: dict[str, object] = request.headers
         return headers
+
+
+class _Batches(service.Service):
+    def __init__(self, entry_point: EntryPoint, context: Context) -> None:
+        super().__init__(entry_point, context)
+        self._rows = _DecodedRows()
 
 
 class Service:
