@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up; a module may import modules of lower rows only.
 LAYERS = [
     """
-    worker.errors worker.protocol worker.io_threads worker.modules worker.instruments
+    worker.leaving worker.errors worker.protocol worker.io_threads worker.modules worker.instruments
     worker.streaming worker.coroutines
     model_store.errors model_store.snapshot model_store.allowed_urls model_store.pickles
     frontend.errors frontend.properties frontend.table

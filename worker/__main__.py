@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
+from .leaving import run_and_leave
 from .main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_leave(main)

@@ -22,9 +22,14 @@ _LINGER_MS = 2000
 
 
 class Link:
-    """Blocking messages to and from the frontend. Used by one thread."""
+    """Blocking messages to and from the frontend. Used by one thread.
+
+    A process that a handler has forked, and that came back from the handler as if it were the
+    worker, ends at the first message that it would send.
+    """
 
     def __init__(self, endpoint: str, identity: str) -> None:
+        self._pid = os.getpid()
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.ROUTING_ID, identity.encode())
@@ -33,6 +38,8 @@ class Link:
         let_them_batch()
 
     def send(self, message: Message) -> None:
+        if os.getpid() != self._pid:
+            os._exit(0)
         frames = encode(message)
         if len(frames) == 1:
             self._socket.send(frames[0])

@@ -11,7 +11,6 @@ import gc
 import json
 import logging
 import os
-import sys
 import time
 import uuid
 from functools import partial
@@ -239,7 +238,8 @@ def _arguments() -> argparse.Namespace:
 
 def _log_to_standard_streams() -> None:
     """INFO to stdout, WARNING and above to stderr, bare messages: the frontend adds the rest."""
-    out, err = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+    # Files of our own: a handler may close Python's.
+    out, err = (logging.StreamHandler(open(fd, "w", closefd=False)) for fd in (1, 2))  # noqa: SIM115
     out.addFilter(lambda record: record.levelno < logging.WARNING)
     err.setLevel(logging.WARNING)
     for stream in (out, err):

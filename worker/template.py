@@ -24,6 +24,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from .leaving import run_and_leave
 from .main import main as worker_main
 from .modules import module_names
 
@@ -163,4 +164,4 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_leave(main)
