@@ -32,6 +32,7 @@ bench: .make/test ## Measure throughput and latency on this machine
 ORACLE_VENV ?= .make/oracle
 contract-oracle: .make/test ## Ask the real TorchServe what the contract says of it (needs Java)
 	@$(BIN)/python tests/contract/oracle.py --venv $(ORACLE_VENV)
+	@$(BIN)/python tests/compat/oracle.py --venv $(ORACLE_VENV)
 
 FUZZ_SECONDS ?= 30
 fuzz: .make/test ## Throw bytes at the parsers and requests at the APIs, FUZZ_SECONDS for each

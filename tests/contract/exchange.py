@@ -20,12 +20,13 @@ PATIENCE = 30.0
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer as it came; header names are in lower case."""
+    """An answer as it came; header names are in lower case, ``pieces`` are the chunks."""
 
     status: int
     reason: str
     headers: Mapping[str, str]
     body: bytes
+    pieces: tuple[bytes, ...] = ()
 
 
 def key_of(name: str) -> str:
@@ -33,14 +34,20 @@ def key_of(name: str) -> str:
     return f"<key {name}>"
 
 
-def exchange(addresses: Mapping[str, str], row: Row, key_file: Path | None = None) -> Reply:
+def exchange(
+    addresses: Mapping[str, str],
+    row: Row,
+    key_file: Path | None = None,
+    patience: float = PATIENCE,
+) -> Reply:
     """Send the row's request on a connection of its own and read the whole answer.
 
-    The keys of ``key_file`` take the place of their names in the request's headers.
+    The keys of ``key_file`` take the place of their names in the request's headers. Raises
+    TimeoutError if nothing comes for ``patience`` seconds.
     """
     address = urlsplit(addresses[row.port])
-    with socket.create_connection((address.hostname, address.port), PATIENCE) as connection:
-        connection.settimeout(PATIENCE)
+    with socket.create_connection((address.hostname, address.port), patience) as connection:
+        connection.settimeout(patience)
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             # A server may refuse, and hang up, before it has read everything.
             connection.sendall(row.raw if row.raw is not None else _request(row, key_file))
@@ -72,12 +79,13 @@ def _read(stream, method: str) -> Reply:
     while line := stream.readline().decode("latin-1").rstrip("\r\n"):
         name, _, value = line.partition(":")
         headers[name.strip().lower()] = value.strip()
-    body = b""
+    body, pieces = b"", []
     if headers.get("transfer-encoding", "").lower() == "chunked":
         while size := int(stream.readline().split(b";")[0] or b"0", 16):
-            body += stream.read(size)
+            pieces.append(stream.read(size))
             stream.readline()
         stream.readline()
+        body = b"".join(pieces)
     elif method != "HEAD":
         body = stream.read(int(headers.get("content-length", 0)))
-    return Reply(int(code), reason[0] if reason else "", headers, body)
+    return Reply(int(code), reason[0] if reason else "", headers, body, tuple(pieces))

@@ -1,6 +1,6 @@
 """Asks the real TorchServe every row of the contract and prints where flambeau differs.
 
-    python tests/contract/oracle.py [--venv DIR] [--only TEXT] [--keep]
+    python tests/contract/oracle.py [--venv DIR] [--only TEXT]
 
 ``--venv`` is an environment with TorchServe 0.12, made and filled if it is not there (Java must be
 installed). Exit code 1 if a row says of TorchServe what it does not do: then the contract is
@@ -10,14 +10,8 @@ written down wrongly.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -29,13 +23,14 @@ from contract.models import fill
 from contract.profiles import PROFILES, Profile
 from contract.rows import Case, Row
 from contract.tables import CASES
-from real_server import Store, free_port
+from real_server import Store
+from real_torchserve import environment, torchserve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
-PACKAGES = ("torch==2.13.0", "torchserve==0.12.0", "numpy", "psutil", "pyyaml")
-START_LIMIT = 90.0
+    Addresses = Mapping[str, str]
 
 
 def main() -> int:
@@ -43,13 +38,13 @@ def main() -> int:
     parser.add_argument("--venv", type=Path, default=Path(".make/oracle"))
     parser.add_argument("--only", default="", help="ask only cases whose id holds this text")
     options = parser.parse_args()
-    commands = environment(options.venv.absolute()) / "bin"
+    commands = environment(options.venv.absolute())
     cases = [case for case in CASES if options.only in case.id]
     wrong = on_purpose = rows = 0
     for name in dict.fromkeys(case.profile for case in cases):
         with (
             tempfile.TemporaryDirectory(prefix="oracle") as base,
-            torchserve(commands, Path(base), PROFILES[name]) as addresses,
+            served(commands, Path(base), PROFILES[name]) as addresses,
         ):
             for case in cases:
                 if case.profile == name:
@@ -66,79 +61,27 @@ class _Raw(argparse.RawDescriptionHelpFormatter):
     pass
 
 
-def environment(venv: Path) -> Path:
-    """The environment, made if need be."""
-    if not (venv / "bin" / "torchserve").exists():
-        print(f"Installing TorchServe into {venv}: about two minutes", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-        pip = [venv / "bin" / "python", "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, *PACKAGES], check=True)
-    return venv
+def served(commands: Path, base: Path, profile: Profile) -> AbstractContextManager[Addresses]:
+    """A real TorchServe with the models of the contract; where it listens."""
+    fill(Store(base / "store"))
+    return torchserve(
+        commands,
+        base,
+        profile.settings,
+        has_loaded,
+        profile.torchserve_flags,
+        profile.environ,
+        profile.one_address,
+    )
 
 
-@contextlib.contextmanager
-def torchserve(commands: Path, base: Path, profile: Profile) -> Iterator[Mapping[str, str]]:
-    """A real TorchServe with folders and ports of its own; where it listens."""
-    store = Store(base / "store")
-    fill(store)
-    ports = {name: free_port() for name in ("inference", "management", "metrics")}
-    if profile.one_address:
-        ports["management"] = ports["inference"]
-    addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
-    settings = {
-        **profile.settings,
-        **{f"{name}_address": url for name, url in addresses.items()},
-        "grpc_inference_port": free_port(),
-        "grpc_management_port": free_port(),
-        "initial_worker_port": 9000,
-    }
-    config = base / "config.properties"
-    config.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
-    scratch = base / "tmp"
-    scratch.mkdir()
-    environ = {
-        **os.environ,
-        **profile.environ,
-        "PATH": f"{commands}:{os.environ['PATH']}",
-        "TMPDIR": str(scratch),
-        "TEMP": str(scratch),
-    }
-    environ.pop("PYTHONPATH", None)
-    command = [commands / "torchserve", "--start", "--foreground", "--ncs"]
-    command += ["--model-store", store.root, "--ts-config", config, *profile.torchserve_flags]
-    with open(base / "log", "wb") as log:
-        process = subprocess.Popen(
-            command, cwd=base, env=environ, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        _wait_until_ready(ports, base / "log", process)
-        yield addresses
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+def has_loaded(addresses: Addresses) -> bool:
+    """Whether the model that is loaded at the start has a worker that answers."""
+    reply = exchange(addresses, Row("GET", "/models/telling", port="management"))
+    return b'"READY"' in reply.body or reply.status == 400
 
 
-def _wait_until_ready(
-    ports: Mapping[str, int], log: Path, process: subprocess.Popen[bytes]
-) -> None:
-    """Until the model that is loaded at the start has a worker that answers."""
-    deadline = time.monotonic() + START_LIMIT
-    addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
-    row = Row("GET", "/models/telling", port="management")
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError, socket.timeout):
-            reply = exchange(addresses, row)
-            if b'"READY"' in reply.body or reply.status == 400:
-                return
-        time.sleep(0.2)
-    raise SystemExit(f"TorchServe did not start:\n{log.read_text()[-4000:]}")
-
-
-def ask(addresses: Mapping[str, str], case: Case, key_file: Path | None) -> int:
+def ask(addresses: Addresses, case: Case, key_file: Path | None) -> int:
     """Ask the rows of a case; how many are not as written down."""
     wrong = 0
     for number, row in enumerate(case.rows, start=1):
