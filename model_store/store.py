@@ -1,23 +1,20 @@
 """The model store: urls to archives, archives to unpacked folders that are shared and counted.
 
-An archive is unpacked once per content, under ``cache_dir/<digest>/``, by whichever thread or
-process comes first. A rename commits an entry, so what is there is complete. Next to it lies
-``<digest>.lock``: held shared by every process that uses the entry, exclusively by the one that
-unpacks or removes it. Folders in the store are used in place, and so are handler files.
+An archive is unpacked once per content, under ``cache_dir/<digest>/``, which is an entry of a
+SharedCache. A rename commits it, so what is there is complete. Folders in the store are used in
+place, and so are handler files.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
 import shutil
 import stat
 import tempfile
-import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +22,7 @@ from .archive import DEFAULT_LIMITS, Limits, digest, unpack
 from .contents import refuse_code
 from .errors import InvalidModelError, ModelNotFoundError, StorageError, printable
 from .manifest import ModelConfig, load_manifest, load_model_config
+from .shared_cache import SharedCache
 
 if TYPE_CHECKING:
     from .manifest import Manifest
@@ -37,7 +35,6 @@ _HANDLER_SUFFIX = ".py"
 _ARCHIVE_SUFFIXES = (".mar", ".model", ".tar.gz")
 _COPY, _COPY_AGE = "signed-", 86_400.0
 """Copies of signed archives are there for minutes; one of a process that was killed is older."""
-_LEFTOVER = re.compile(r"\.?([0-9a-f]{64})\.(?:lock|.*tmp)")
 
 
 def default_model_name(url: str) -> str:
@@ -70,15 +67,6 @@ class StoredModel:
     """Served from where its author works, not from the cache."""
 
 
-@dataclass(slots=True)
-class _Entry:
-    """This process's use of one cache entry; ``lock_fd`` is open while there are references."""
-
-    mutex: threading.Lock = field(default_factory=threading.Lock)
-    references: int = 0
-    lock_fd: int = -1
-
-
 # What tells one state of a file from another without reading it.
 _FileState = tuple[str, int, int, int, int, int]
 
@@ -108,11 +96,9 @@ class ModelStore:
         self._remote = remote
         self._signatures = signatures
         self._allow_code = allow_code
-        self._mutex = threading.Lock()
-        self._entries: dict[str, _Entry] = {}
         self._digests: dict[_FileState, str] = {}
-        _make_private(self._cache_dir)
-        self._remove_leftovers()
+        self._cache = SharedCache(self._cache_dir, "model store")
+        self._remove_old_copies()
 
     def archives(self) -> list[str]:
         """The urls of everything in the store that can be served, sorted; no hidden files."""
@@ -156,7 +142,7 @@ class ModelStore:
         try:
             return self._describe(url, content, model_dir)
         except BaseException:
-            self._drop_reference(content)
+            self._cache.release(content)
             raise
 
     def _acquire_signed(self, signatures: Signatures, url: str, source: Path) -> StoredModel:
@@ -186,17 +172,11 @@ class ModelStore:
             model.fetched.unlink(missing_ok=True)
         # What lies in the store is nobody's to remove.
         if not model.is_in_place:
-            self._drop_reference(model.digest)
+            self._cache.release(model.digest)
 
     def close(self) -> None:
         """Give up all references and leave the cache as it is, for the next start."""
-        with self._mutex:
-            entries = list(self._entries.values())
-        for entry in entries:
-            with entry.mutex:
-                if entry.references:
-                    entry.references = 0
-                    os.close(entry.lock_fd)
+        self._cache.close()
 
     def _locate(self, url: str) -> Path:
         """The real path of what the url names, inside the store or not at all."""
@@ -288,54 +268,11 @@ class ModelStore:
             self._digests[state] = known
         return known
 
-    def _entry(self, content: str) -> _Entry:
-        with self._mutex:
-            return self._entries.setdefault(content, _Entry())
-
     def _add_reference(self, content: str, source: Path) -> Path:
-        entry = self._entry(content)
-        with entry.mutex:
-            if entry.references == 0:
-                entry.lock_fd = self._pin(content, source)
-            entry.references += 1
-        return self._cache_dir / content
+        self._cache.acquire(content, lambda target, _: self._unpack(content, source, target))
+        return self._cache.path(content)
 
-    def _drop_reference(self, content: str) -> None:
-        entry = self._entry(content)
-        with entry.mutex:
-            if entry.references == 0:
-                return
-            entry.references -= 1
-            if entry.references == 0:
-                try:
-                    self._remove_if_unused(content, entry.lock_fd)
-                except OSError as error:
-                    # The model is released all the same; the next start tries again.
-                    logger.warning("model store: cannot remove %.12s: %s", content, error.strerror)
-                finally:
-                    os.close(entry.lock_fd)
-
-    def _pin(self, content: str, source: Path) -> int:
-        """A descriptor that holds the entry's lock shared; the entry is there and complete."""
-        model_dir = self._cache_dir / content
-        while True:
-            fd, is_exclusive = self._lock(content, wait=True)
-            try:
-                if is_exclusive:
-                    if not model_dir.is_dir():
-                        self._unpack(content, source)
-                    # Another process may remove the entry before the lock is shared: look again.
-                    fcntl.flock(fd, fcntl.LOCK_SH)
-                if model_dir.is_dir() and _is_same_file(fd, self._lock_path(content)):
-                    return fd
-            except BaseException:
-                if is_exclusive and not model_dir.is_dir():
-                    self._lock_path(content).unlink(missing_ok=True)
-                os.close(fd)
-                raise
-            os.close(fd)
-
-    def _unpack(self, content: str, source: Path) -> None:
+    def _unpack(self, content: str, source: Path, target: Path) -> None:
         """Unpack and commit; called with the entry's lock held exclusively."""
         fresh = self._cache_dir / f"{content}.new.tmp"
         shutil.rmtree(fresh, ignore_errors=True)
@@ -343,86 +280,14 @@ class ModelStore:
         if self._digests.get(_file_state(source)) != content:
             shutil.rmtree(fresh)
             raise _changed(source)
-        os.rename(fresh, self._cache_dir / content)
+        os.rename(fresh, target)
         logger.info("model store: unpacked %s as %.12s", source.name, content)
 
-    def _lock_path(self, content: str) -> Path:
-        return self._cache_dir / f"{content}.lock"
-
-    def _lock(self, content: str, *, wait: bool) -> tuple[int, bool]:
-        """Open and lock the entry's lock file: exclusively if it is free, else shared.
-
-        Nobody ever waits for the exclusive lock: others may use the entry for weeks. The shared
-        one is waited for while another process unpacks or removes; BlockingIOError without wait.
-        """
-        path = self._lock_path(content)
-        while True:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                is_exclusive = _try_exclusive(fd)
-                if not is_exclusive:
-                    fcntl.flock(fd, fcntl.LOCK_SH if wait else fcntl.LOCK_SH | fcntl.LOCK_NB)
-                # Whoever removed the entry removed its lock file too: then this one is a ghost.
-                if _is_same_file(fd, path):
-                    return fd, is_exclusive
-            except BaseException:
-                os.close(fd)
-                raise
-            os.close(fd)
-
-    def _remove_if_unused(self, content: str, lock_fd: int) -> None:
-        # Taking the exclusive lock gives up the shared one for a moment.
-        if _try_exclusive(lock_fd) and _is_same_file(lock_fd, self._lock_path(content)):
-            self._remove(content)
-            logger.info("model store: removed %.12s", content)
-
-    def _remove(self, content: str) -> None:
-        """Remove an entry and its lock file, whose lock is held exclusively."""
-        old = self._cache_dir / f"{content}.old.tmp"
-        shutil.rmtree(old, ignore_errors=True)
-        # One step, so that nobody ever finds half an entry.
-        os.rename(self._cache_dir / content, old)
-        shutil.rmtree(old, ignore_errors=True)
-        self._lock_path(content).unlink(missing_ok=True)
-
-    def _remove_leftovers(self) -> None:
-        """Remove what processes that died left unfinished; what lives holds its lock."""
-        for path in sorted(self._cache_dir.iterdir()):
-            if path.name.startswith(_COPY) and path.stat().st_mtime < time.time() - _COPY_AGE:
+    def _remove_old_copies(self) -> None:
+        """Remove copies that processes left which were killed."""
+        for path in self._cache_dir.glob(f"{_COPY}*"):
+            if path.stat().st_mtime < time.time() - _COPY_AGE:
                 shutil.rmtree(path, ignore_errors=True)
-            match = _LEFTOVER.fullmatch(path.name)
-            if match is None:
-                continue
-            content = match[1]
-            is_committed = (self._cache_dir / content).is_dir()
-            if is_committed and path.name.endswith(".lock"):
-                continue
-            try:
-                lock_fd, is_exclusive = self._lock(content, wait=False)
-            except BlockingIOError:
-                continue
-            if is_exclusive:
-                shutil.rmtree(path, ignore_errors=True)
-                if not (self._cache_dir / content).is_dir():
-                    self._lock_path(content).unlink(missing_ok=True)
-            os.close(lock_fd)
-
-
-def _make_private(cache_dir: Path) -> None:
-    """Handlers are run from here: nobody else may put files into it."""
-    try:
-        cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if cache_dir.stat().st_uid != os.geteuid():
-            raise StorageError(
-                "The model cache directory belongs to another user. "
-                "Set model_cache_dir to a directory of your own."
-            )
-        cache_dir.chmod(0o700)
-    except OSError as error:
-        raise StorageError(
-            f"The model cache directory cannot be used: {error.strerror}. "
-            "Set model_cache_dir to a directory that can be written to."
-        ) from error
 
 
 def _file_state(path: Path) -> _FileState:
@@ -441,21 +306,6 @@ def _changed(source: Path) -> InvalidModelError:
     return InvalidModelError(
         f"{source.name} changed while it was being read. Register it again when it is complete."
     )
-
-
-def _try_exclusive(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_same_file(fd: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _printable(url: str) -> str:

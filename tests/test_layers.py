@@ -18,7 +18,7 @@ LAYERS = [
     frontend.errors frontend.properties frontend.table
     frontend.access_log frontend.shielded frontend.metric_lines
     """,
-    "model_store.signatures model_store.file_kinds",
+    "model_store.signatures model_store.file_kinds model_store.shared_cache",
     "frontend.settings",
     "model_store.s3 worker.log_lines worker.metrics",
     "worker.context model_store.remote model_store.model_config frontend.lifecycle frontend.jobs "
