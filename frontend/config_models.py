@@ -152,6 +152,20 @@ class ModelsKeys:
         "Modules that workers after the first share, imported once: they start in milliseconds. "
         "Empty: each worker imports its own.",
     )
+    install_py_dep_per_model: bool = key(
+        BOOLEAN,
+        False,
+        "Install the requirements that an archive names, for its workers, before they start.",
+    )
+    dependency_timeout: int = key(
+        integer(1), 1800, "Seconds that the installation of a model's requirements may take."
+    )
+    dependency_cache_mb: int = key(
+        integer(0),
+        20_000,
+        "Megabytes on disk that environments of models may take together; where they take more, "
+        "those that no model uses are removed, the longest unused first.",
+    )
     initial_worker_port: int = key(
         integer(1),
         9000,

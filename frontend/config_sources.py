@@ -22,7 +22,6 @@ INEFFECTIVE = frozenset(
         "cpu_launcher_enable",
         "debug",
         "initial_distribution_port",
-        "install_py_dep_per_model",
         "io_ratio",
         "ipex_enable",
         "ipex_gpu_enable",

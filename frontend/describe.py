@@ -57,7 +57,7 @@ def describe_version(
         "deviceIds": list(spec.device_ids) or None,
         "continuousBatching": spec.continuous,
         "useJobTicket": spec.job_ticket,
-        "useVenv": False,
+        "useVenv": bool(config.use_venv) and record.runtime == "python",
         "stateful": spec.sequences is not None,
         "sequenceMaxIdleMSec": config.sequence_max_idle_msec or 0,
         "sequenceTimeoutMSec": config.sequence_timeout_msec or 0,

@@ -107,6 +107,14 @@ class Engine:
         """Have new workers in the place of the version's, as its files have changed."""
         self._run(self._fleet.replace(key, now()))
 
+    def preparing(self, key: VersionKey) -> None:
+        """Keep the version's workers back until ``prepared`` is called."""
+        self._run(self._fleet.preparing(key))
+
+    def prepared(self, key: VersionKey, failure: Exit | None) -> None:
+        """Start the workers that were kept back, or give the version up."""
+        self._run(self._fleet.prepared(key, failure, now()))
+
     def drain(self, key: VersionKey, timeout: float) -> None:
         """Let the version serve what it has, at most ``timeout`` seconds, and go."""
         started = now()
@@ -267,6 +275,7 @@ class Engine:
             self._threads(),
             self._device_environ(spawn.device),
             spawn.spec.model_dir,
+            spawn.spec.python,
         )
         logger.info("worker %s starts", identity)
         try:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..worker.protocol import PROTOCOL_VERSION, Cancel, Chunk, LoadFailed, Result, Work
-from .commands import Command, Kill
+from .commands import Command, Kill, Notify
 from .crew import UNREACHABLE_GRACE, Crew
 from .errors import NoWorkerError
 from .lifecycle import VersionKey, VersionState, WorkerState
@@ -196,6 +196,31 @@ class Fleet(Crew):
         self.versions[spec.key] = Version(spec)
         self._refresh(self.versions[spec.key])
 
+    def preparing(self, key: VersionKey) -> list[Command]:
+        """What the version's workers need is being made: they are started when it is there.
+
+        A version that was given up is tried again thereby.
+        """
+        version = self.versions[key]
+        version.is_preparing = True
+        if version.state is VersionState.FAILED:
+            version.move(VersionState.LOADING)
+            version.failure = None
+        self._refresh(version)
+        return self._agenda.flush()
+
+    def prepared(self, key: VersionKey, failure: Exit | None, now: float) -> list[Command]:
+        """It is there, or ``failure`` says why it is not to be had, and the version is given up."""
+        version = self.versions.get(key)
+        if version is None:
+            return []
+        version.is_preparing = False
+        if failure is None:
+            return self.scale(key, version.min_workers, version.max_workers, now)
+        self._give_up(version, failure, now)
+        self._refresh(version)
+        return self._agenda.flush()
+
     def scale(
         self, key: VersionKey, min_workers: int, max_workers: int, now: float
     ) -> list[Command]:
@@ -207,6 +232,9 @@ class Fleet(Crew):
         version = self.versions[key]
         version.min_workers, version.max_workers = min_workers, max_workers
         version.boot_failure = None
+        if version.is_preparing:
+            self._agenda.command(Notify(key))
+            return self._agenda.flush()
         was_given_up = version.state is VersionState.FAILED
         active = version.active_slots
         for _ in range(min_workers - len(active)):

@@ -35,7 +35,7 @@ _PIPE_GRACE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What it takes to start one worker."""
+    """What it takes to start one worker; ``python`` is its own interpreter if it has one."""
 
     identity: str
     endpoint: str
@@ -43,6 +43,7 @@ class Launch:
     threads: int
     environ: Mapping[str, str]
     model_dir: str = ""
+    python: str | None = None
 
 
 class Handle(Protocol):
@@ -72,31 +73,25 @@ class LocalLauncher:
     """Workers as subprocesses of this process.
 
     They are started with the command line that a remote host would use, in a session of their own,
-    so that a Ctrl-C in the terminal reaches the server only. Environment variables whose names
-    match ``blacklist`` are kept from them. With ``preload``, modules separated by commas, those
-    that come after the first are copies of a template that has imported them. ``on_sample`` is
-    told of each metric that one prints.
+    so that a Ctrl-C in the terminal reaches the server only. ``environ`` is what they see of the
+    server's. With ``preload``, modules separated by commas, those that come after the first are
+    copies of a template that has imported them. ``on_sample`` is told of each metric that one
+    prints.
     """
 
     def __init__(
         self,
         python: str,
         environ: Mapping[str, str],
-        blacklist: str = "",
         preload: str = "",
         on_sample: OnSample = lambda _, __: None,
     ) -> None:
-        hidden = re.compile(blacklist) if blacklist else None
         self._python = python
         self._preload = preload
         self._on_sample = on_sample
         self._template: Template | None = None
         self._is_closed = False
-        self._environ = {
-            name: value
-            for name, value in environ.items()
-            if hidden is None or hidden.fullmatch(name) is None
-        }
+        self._environ = environ
         # Only this process holds the write end: when it ends, each worker reads the end of file.
         self._read_end, self._write_end = os.pipe()
 
@@ -109,6 +104,10 @@ class LocalLauncher:
             **launch.environ,
             "PYTHONUNBUFFERED": "1",
         }
+        if launch.python is not None:
+            # Commands of packages that are installed for this model.
+            path = [os.path.dirname(launch.python), environ.get("PATH")]
+            environ["PATH"] = os.pathsep.join(filter(None, path))
         # Pipes of our own: with those of asyncio, its wait() would go on for as long as a child of
         # the worker holds one open.
         out = os.pipe()
@@ -135,7 +134,9 @@ class LocalLauncher:
     async def _copy(
         self, launch: Launch, environ: Mapping[str, str], out: int, err: int
     ) -> CopiedProcess | None:
-        """A worker from the template; None where there is no template."""
+        """A worker from the template; None where there is no template for it."""
+        if launch.python is not None:
+            return None
         template = self._template
         if template is None or (template.is_lost and template.was_ready):
             # Not before the first workers are on their way: they need the processor now.
@@ -170,7 +171,7 @@ class LocalLauncher:
         self, launch: Launch, environ: Mapping[str, str], out: int, err: int
     ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            self._python,
+            launch.python or self._python,
             "-m",
             "flambeau.worker",
             *self._arguments(launch),
@@ -287,6 +288,16 @@ def version_of(identity: str) -> VersionKey:
     """Model and version in ``model/version/number#incarnation``."""
     model, version, _ = identity.rsplit("/", 2)
     return model, version
+
+
+def visible(environ: Mapping[str, str], blacklist: str) -> dict[str, str]:
+    """``environ`` without the variables whose whole names match ``blacklist``."""
+    hidden = re.compile(blacklist) if blacklist else None
+    return {
+        name: value
+        for name, value in environ.items()
+        if hidden is None or hidden.fullmatch(name) is None
+    }
 
 
 def classify(identity: str, code: int, was_oom: bool, tail: tuple[str, ...]) -> Exit:

@@ -43,9 +43,14 @@ class Registration:
 
 
 def make_spec(
-    key: VersionKey, handler: str, asked: Registration, stored: StoredModel, config: Config
+    key: VersionKey,
+    handler: str,
+    asked: Registration,
+    stored: StoredModel,
+    config: Config,
+    python: str | None = None,
 ) -> VersionSpec:
-    """The settings of a version, times in seconds."""
+    """The settings of a version, times in seconds; ``python`` is its own interpreter, if any."""
     archive, block = stored.config, _block(key, config)
     batch_size = _first(asked.batch_size, archive.batch_size, block.batch_size, 1)
     delay = _first(asked.max_batch_delay, archive.max_batch_delay, block.max_batch_delay, 100)
@@ -80,6 +85,7 @@ def make_spec(
         asynchronous=bool(archive.async_communication) and not archive.continuous_batching,
         continuous=bool(archive.continuous_batching),
         sequences=_sequences(archive, config),
+        python=python,
     )
 
 

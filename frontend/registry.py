@@ -10,14 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from ..model_store.errors import InvalidModelError
-from ..model_store.store import default_model_name
-from .describe import Record, describe_version, summarise
+from .describe import describe_version, summarise
 from .errors import (
     BadRequestError,
     ConflictError,
@@ -29,15 +26,18 @@ from .errors import (
     WorkerStartError,
 )
 from .lifecycle import VersionState
-from .precedence import Registration, initial_workers, make_spec
+from .precedence import Registration, initial_workers
+from .records import make_record
 from .self_description import ask_about_itself
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ..model_store.store import ModelStore, StoredModel
+    from ..model_store.store import ModelStore
     from .config import Config
+    from .dependencies import Dependencies
+    from .describe import Record
     from .engine import Engine
     from .lifecycle import VersionKey
     from .roster import Exit, Schemas, Version, VersionSpec
@@ -48,8 +48,6 @@ logger = logging.getLogger("flambeau.registry")
 
 MAX_WORKERS = max(64, 16 * (os.cpu_count() or 1))
 """Workers that one version may be asked to have: a slip of the finger must not fill the machine."""
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +65,7 @@ class Registry:
         self,
         engine: Engine,
         store: ModelStore | None,
+        dependencies: Dependencies,
         config: Config,
         default_workers: int,
         gpu_usage: Callable[[int], str],
@@ -76,6 +75,7 @@ class Registry:
         """Called after each change that a client asked for."""
         self._engine = engine
         self._store = store
+        self._dependencies = dependencies
         self._config = config
         self._default_workers = default_workers
         self._gpu_usage = gpu_usage
@@ -133,21 +133,27 @@ class Registry:
             self._store.acquire, registration.url, registration.sha256, registration.s3_sse_kms
         )
         try:
-            record = self._make_record(registration, stored, at_startup)
+            environment = await self._dependencies.plan(stored, registration.runtime)
+            record = make_record(registration, stored, environment, self._config, at_startup)
             minimum, maximum = self._workers(registration, record)
             _refuse_too_many(minimum)
             self._insert(record)
         except BaseException:
             await asyncio.to_thread(self._store.release, stored)
             raise
-        name, version = record.spec.key
+        name, version = key = record.spec.key
+        if environment is not None:
+            self._dependencies.begin(key, environment)
+        if maximum:
+            self._engine.scale(key, minimum, maximum)
+        if registration.synchronous:
+            await self._installed(record, keep)
         if maximum == 0:
             return Reply(
                 200,
                 f'Model "{name}" Version: {version} registered with 0 initial workers. '
                 "Use scale workers API to add workers for the model.",
             )
-        self._engine.scale(record.spec.key, minimum, maximum)
         if not registration.synchronous:
             return Reply(202, "Processing worker updates...")
         failure = await self._started(record.spec, record.spec.startup_timeout + 60.0)
@@ -155,8 +161,8 @@ class Registry:
             if not keep:
                 await self._remove(record, timeout=0.0)
             raise _start_error(record.spec, version, failure)
-        self._refuse_if_draining(record.spec.key)
-        current = self._engine.version(record.spec.key)
+        self._refuse_if_draining(key)
+        current = self._engine.version(key)
         if current is not None and not current.is_settled:
             return Reply(206, "Workers scaling in progress...")
         return Reply(
@@ -180,10 +186,12 @@ class Registry:
         spec = self._records[name][key[1]].spec
         self._refuse_if_draining(key)
         _refuse_too_many(min_worker)
+        self._dependencies.try_again(key)
         self._engine.scale(key, min_worker, maximum)
         self.changed()
         if not synchronous:
             return Reply(202, "Processing worker updates...")
+        await self._installed(self._records[name][key[1]], keep=True)
         limit = spec.startup_timeout + 60.0 if timeout is None or timeout <= 0 else timeout
         failure = await self._started(spec, limit)
         if failure is not None:
@@ -236,7 +244,8 @@ class Registry:
             current = self._engine.version(key)
             if current is not None:
                 record = self._records[key[0]][key[1]]
-                described.append(describe_version(record, current, now, self._gpu_usage))
+                fields = describe_version(record, current, now, self._gpu_usage)
+                described.append({**fields, **self._dependencies.describe(key)})
         return described
 
     def list_models(self, limit: int = 100, offset: int = 0) -> dict[str, object]:
@@ -313,37 +322,6 @@ class Registry:
                 return False
         return True
 
-    def _make_record(
-        self, registration: Registration, stored: StoredModel, at_startup: bool
-    ) -> Record:
-        manifest = stored.manifest
-        name = registration.model_name or (manifest.model_name if manifest else None)
-        name = name or default_model_name(registration.url)
-        if not _NAME.fullmatch(name):
-            raise BadRequestError(
-                f"Parameter model_name is not valid: {name[:128]!r}. Use letters, digits, '_', '-' "
-                "and '.', at most 128 of them, with a letter or digit first."
-            )
-        version = manifest.model_version if manifest else "1.0"
-        handler = registration.handler or (manifest.handler if manifest else None)
-        handler = handler or stored.handler or self._config.default_service_handler
-        if not handler:
-            raise InvalidModelError(
-                "The archive names no handler. Give the handler parameter, or set "
-                "default_service_handler in the configuration."
-            )
-        runtime = registration.runtime or (manifest.runtime if manifest else "python")
-        if runtime == "LSP":
-            raise InvalidModelError("Runtime LSP (the C++ backend) is not available in flambeau.")
-        for warning in stored.warnings:
-            logger.warning("model %s: %s", name, warning)
-        return Record(
-            make_spec((name, version), handler, registration, stored, self._config),
-            stored,
-            runtime,
-            at_startup,
-        )
-
     def _refuse_if_draining(self, key: VersionKey) -> None:
         version = self._engine.version(key)
         if version is None or version.state is VersionState.DRAINING:
@@ -365,6 +343,14 @@ class Registry:
         self._records.setdefault(name, {})[version] = record
         self._defaults.setdefault(name, version)
         logger.info("model %s version %s registered from %s", name, version, record.stored.url)
+
+    async def _installed(self, record: Record, keep: bool) -> None:
+        """Wait for the packages of the version; raise the error if they are not to be had."""
+        error = await self._dependencies.finished(record.spec.key)
+        if error is not None:
+            if not keep:
+                await self._remove(record, timeout=0.0)
+            raise error
 
     async def _started(self, spec: VersionSpec, timeout: float) -> Exit | None:
         """Wait until the version has the workers that it should have; the failure if one did not
@@ -398,6 +384,7 @@ class Registry:
             elif self._defaults[name] == version:
                 self._defaults[name] = next(iter(self._records[name]))
             self._forget(key)
+            await self._dependencies.release(key)
             if self._store is not None:
                 await asyncio.to_thread(self._store.release, record.stored)
             logger.info("model %s version %s unregistered", name, version)

@@ -60,6 +60,7 @@ class ExitReason(enum.Enum):
     STARTUP_TIMEOUT = "startup_timeout"
     PROTOCOL_VIOLATION = "protocol_violation"
     UNREACHABLE = "unreachable"
+    DEPENDENCIES = "dependencies"
 
 
 TIMED_OUT = 504
@@ -109,7 +110,8 @@ class VersionSpec:
     ``continuous``, where each is one request, the rows of its rounds.
     ``client_timeout`` is for the whole of a request and ``queue_timeout`` for its wait; 0 means no
     limit. ``queue_size`` is per version; with ``job_ticket`` nobody waits at all. ``lost_retries``
-    is how often a request of a lost batch is tried again.
+    is how often a request of a lost batch is tried again. ``python`` is the interpreter of the
+    version's own environment, None for that of all workers.
     """
 
     key: VersionKey
@@ -132,6 +134,7 @@ class VersionSpec:
     asynchronous: bool = False
     continuous: bool = False
     sequences: SequenceSpec | None = None
+    python: str | None = None
 
 
 class Worker(Lifecycle[WorkerState]):
@@ -267,6 +270,7 @@ class Version(Lifecycle[VersionState]):
         "failure",
         "free",
         "handler_seconds",
+        "is_preparing",
         "key",
         "max_workers",
         "min_workers",
@@ -305,6 +309,8 @@ class Version(Lifecycle[VersionState]):
         """What the handler says of its input and output."""
         self.min_workers = 0
         self.max_workers = 0
+        self.is_preparing = False
+        """Its packages are being installed; its workers have to wait for them."""
         self.failure: Exit | None = None
         """Why the version was given up."""
         self.boot_failure: Exit | None = None
@@ -339,7 +345,7 @@ class Version(Lifecycle[VersionState]):
     @property
     def is_settled(self) -> bool:
         """Every slot that should be there is ready and nobody is leaving any more."""
-        return all(
+        return not self.is_preparing and all(
             not slot.retiring and slot.worker is not None and slot.worker.is_ready
             for slot in self.slots.values()
         )
@@ -408,6 +414,8 @@ class Version(Lifecycle[VersionState]):
 
     def is_healthy(self, now: float) -> bool:
         """TorchServe's /ping rule: enough workers that are up or may still come up."""
+        if self.is_preparing:
+            return True
         healthy = sum(slot.is_within_retry_window(now) for slot in self.active_slots)
         return healthy >= self.min_workers
 
@@ -415,6 +423,8 @@ class Version(Lifecycle[VersionState]):
         """The state that the slots' condition calls for; DRAINING and FAILED are decisions."""
         if self.state in (VersionState.DRAINING, VersionState.REMOVED, VersionState.FAILED):
             return self.state
+        if self.is_preparing:
+            return VersionState.LOADING
         active = self.active_slots
         if any(slot.failing_since is not None for slot in active):
             was_ready = self.state in (VersionState.READY, VersionState.DEGRADED)

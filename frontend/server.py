@@ -21,11 +21,12 @@ from ..worker.protocol import Load
 from .admission import make_access
 from .app import Listeners, Services, start_listeners
 from .config import SECRET_VARIABLES, prepare_run_dir
+from .dependencies import Dependencies
 from .devices import DeviceAssigner, gpu_usage, placement, visible_gpus
 from .engine import Engine
 from .errors import ConfigError
 from .fleet import Fleet
-from .launcher import LocalLauncher
+from .launcher import LocalLauncher, visible
 from .lifecycle import SERVER_TRANSITIONS, Lifecycle, ServerState
 from .logs import Logs
 from .metrics import Metrics
@@ -117,6 +118,7 @@ class Server:
         self._remove_stale_sockets()
         self.engine = self._make_engine()
         self._store = make_model_store(config)
+        self._dependencies = Dependencies(self.engine, config, self._workers_environ())
         self.registry = self._make_registry()
         self._access = make_access(config)
         self._snapshots = Snapshots(config, self.registry) if config.snapshots else None
@@ -183,6 +185,7 @@ class Server:
 
     async def close(self) -> None:
         """End the workers of a server that is not run."""
+        await self._dependencies.close()
         await self.engine.close(0.0)
         self._socket_path().unlink(missing_ok=True)
         self._access.retire()
@@ -224,6 +227,7 @@ class Server:
         """
         self._life.move(ServerState.DRAINING)
         logger.info("flambeau is draining; a second signal skips the wait")
+        await self._dependencies.close()
         await self._wait(self._hurry, self._config.pre_stop_delay)
         draining = asyncio.ensure_future(self.engine.close(float(self._config.drain_timeout)))
         hurry = asyncio.ensure_future(self._hurry.wait())
@@ -256,15 +260,9 @@ class Server:
 
     def _make_engine(self) -> Engine:
         config = self._config
-        environ = {key: text for key, text in os.environ.items() if key not in SECRET_VARIABLES}
-        # Where handlers look for the names of the headers.
-        for end in ("id", "start", "end"):
-            name = getattr(config, f"ts_header_key_sequence_{end}")
-            environ[f"TS_REQUEST_SEQUENCE_{end.upper()}"] = name
         launcher = LocalLauncher(
             config.workers_python,
-            environ,
-            config.blacklist_env_vars,
+            self._workers_environ(),
             config.preload,
             lambda key, sample: self.metrics.record_samples(key, [sample]),
         )
@@ -279,10 +277,27 @@ class Server:
             self.metrics.worker_loaded,
         )
 
+    def _workers_environ(self) -> dict[str, str]:
+        """What of our environment the processes may see that run code of archives."""
+        environ = {key: text for key, text in os.environ.items() if key not in SECRET_VARIABLES}
+        # Where handlers look for the names of the headers.
+        for end in ("id", "start", "end"):
+            name = getattr(self._config, f"ts_header_key_sequence_{end}")
+            environ[f"TS_REQUEST_SEQUENCE_{end.upper()}"] = name
+        return visible(environ, self._config.blacklist_env_vars)
+
     def _make_registry(self) -> Registry:
         config = self._config
         workers = config.default_workers_per_model or len(self._visible) or os.cpu_count() or 1
-        return Registry(self.engine, self._store, config, workers, gpu_usage, self._forget)
+        return Registry(
+            self.engine,
+            self._store,
+            self._dependencies,
+            config,
+            workers,
+            gpu_usage,
+            self._forget,
+        )
 
     def _socket_path(self) -> Path:
         return self._run_dir / f"{os.getpid()}.sock"

@@ -39,6 +39,20 @@ class DownloadError(FlambeauError):
     type = "DownloadArchiveException"
 
 
+class DependencyError(FlambeauError):
+    """A model's packages cannot be installed; the message begins with TorchServe's.
+
+    ``output`` are the last lines of what pip said.
+    """
+
+    status = 400
+    type = "ModelException"
+
+    def __init__(self, message: str, output: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.output = output
+
+
 def printable(text: str) -> str:
     """``text`` for a message: without characters that a terminal would obey or that end a line."""
     return text if text.isprintable() else ascii(text)[1:-1]

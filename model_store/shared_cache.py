@@ -115,8 +115,8 @@ class SharedCache:
             os.close(fd)
         return is_exclusive
 
-    def keys(self) -> list[str]:
-        """The complete entries, sorted."""
+    def complete(self) -> list[str]:
+        """The keys of the complete entries, sorted."""
         return sorted(key for key in self._names() if _ENTRY.fullmatch(key) and self.is_there(key))
 
     def close(self) -> None:

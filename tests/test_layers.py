@@ -15,12 +15,14 @@ LAYERS = [
     worker.leaving worker.errors worker.protocol worker.io_threads worker.modules worker.instruments
     worker.streaming worker.coroutines
     model_store.errors model_store.snapshot model_store.allowed_urls model_store.pickles
+    model_store.make_environment
     frontend.errors frontend.properties frontend.table
     frontend.access_log frontend.shielded frontend.metric_lines
     """,
-    "model_store.signatures model_store.file_kinds model_store.shared_cache",
-    "frontend.settings",
-    "model_store.s3 worker.log_lines worker.metrics",
+    "model_store.signatures model_store.file_kinds model_store.shared_cache "
+    "model_store.requirements",
+    "frontend.settings model_store.installation",
+    "model_store.s3 model_store.environments worker.log_lines worker.metrics",
     "worker.context model_store.remote model_store.model_config frontend.lifecycle frontend.jobs "
     "frontend.run_dir "
     "frontend.metric_log frontend.metrics_config "
@@ -36,15 +38,15 @@ LAYERS = [
     "model_store.store frontend.commands frontend.precedence frontend.launcher frontend.describe "
     "frontend.system_metrics frontend.logs "
     "frontend.tls",
-    "handlers archiver.writers frontend.storage worker.envelopes worker.loader "
-    "worker.rows worker.link frontend.dispatcher",
+    "handlers archiver.writers frontend.storage frontend.records worker.envelopes "
+    "worker.loader worker.rows worker.link frontend.dispatcher",
     "worker.service worker.continuous",
     "worker.asynchronous worker.compat",
     "archiver.packager worker.main frontend.crew frontend.router frontend.metrics",
     "frontend.fleet frontend.streams",
     "archiver.cli worker.__main__ worker.template frontend.engine frontend.background "
     "frontend.cli_client",
-    "frontend.self_description",
+    "frontend.self_description frontend.dependencies",
     "frontend.registry",
     "frontend.snapshots frontend.startup frontend.reload",
     "frontend.predictor frontend.admission",
