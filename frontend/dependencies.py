@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from .. import FlambeauError, without_folders
 from ..model_store.environments import TAIL_LINES, Environments, Stopped
 from ..model_store.errors import StorageError
+from .errors import DrainingError
 from .roster import Exit, ExitReason
 
 if TYPE_CHECKING:
@@ -117,12 +118,17 @@ class Dependencies:
         if installation is not None and installation.is_over and not installation.is_held:
             self.begin(key, installation.environment)
 
-    async def finished(self, key: VersionKey) -> FlambeauError | None:
-        """Wait until the version's packages are there; the error if they are not to be had."""
+    async def finished(self, key: VersionKey, timeout: float | None) -> FlambeauError | None:
+        """Wait until the version's packages are there; the error if they are not to be had.
+
+        None too when ``timeout`` seconds passed first.
+        """
         installation = self._known.get(key)
         if installation is None or installation.task is None:
             return None
-        await asyncio.wait([installation.task])
+        await asyncio.wait([installation.task], timeout=timeout)
+        if installation.stop.is_set() and not installation.is_held:
+            return DrainingError(f'Model "{key[0]}" version {key[1]} is being unregistered.')
         return installation.error
 
     def describe(self, key: VersionKey) -> dict[str, object]:

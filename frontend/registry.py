@@ -191,7 +191,9 @@ class Registry:
         self.changed()
         if not synchronous:
             return Reply(202, "Processing worker updates...")
-        await self._installed(self._records[name][key[1]], keep=True)
+        await self._installed(
+            self._records[name][key[1]], True, timeout if timeout and timeout > 0 else None
+        )
         limit = spec.startup_timeout + 60.0 if timeout is None or timeout <= 0 else timeout
         failure = await self._started(spec, limit)
         if failure is not None:
@@ -344,9 +346,9 @@ class Registry:
         self._defaults.setdefault(name, version)
         logger.info("model %s version %s registered from %s", name, version, record.stored.url)
 
-    async def _installed(self, record: Record, keep: bool) -> None:
+    async def _installed(self, record: Record, keep: bool, timeout: float | None = None) -> None:
         """Wait for the packages of the version; raise the error if they are not to be had."""
-        error = await self._dependencies.finished(record.spec.key)
+        error = await self._dependencies.finished(record.spec.key, timeout)
         if error is not None:
             if not keep:
                 await self._remove(record, timeout=0.0)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -45,6 +47,8 @@ _NOT_YET = frozenset(
     }
 )
 _LONGEST_REASON = 1000
+ENVIRONMENT_PROOF = "environment.json"
+"""Lies in environments that the frontend has made for a model, and says whether with packages."""
 
 
 class HandlerLoadError(FlambeauError):
@@ -84,7 +88,9 @@ def load_entry_point(handler: str, model_dir: Path, context: Context) -> EntryPo
     of a handler counts as a failure too.
     """
     parsed = _Handler.parse(handler)
-    return _initialized(lambda: _find(parsed, model_dir), handler, model_dir, context)
+    return _initialized(
+        lambda: _find(parsed, model_dir, context.manifest), handler, model_dir, context
+    )
 
 
 def load_built_in(handler: str, model_dir: Path, context: Context) -> EntryPoint:
@@ -139,11 +145,13 @@ def _built_in(module: str) -> tuple[EntryPoint, Callable[[Context], object]]:
     return _class_entry_point(getattr(importlib.import_module(f"{root}.handlers.{file}"), name))
 
 
-def _find(handler: _Handler, model_dir: Path) -> tuple[EntryPoint, Callable[[Context], object]]:
+def _find(
+    handler: _Handler, model_dir: Path, manifest: Any
+) -> tuple[EntryPoint, Callable[[Context], object]]:
     place = _make_importable(handler, model_dir)
     if handler.module in _BUILT_IN and not has_module(handler.module, place):
         return _built_in(handler.module)
-    module = _import(handler, place, model_dir)
+    module = _import(handler, place, model_dir, manifest)
     name = handler.function or "handle"
     if not hasattr(module, name):
         return _class_entry_point(_handler_class(handler, module))
@@ -167,7 +175,7 @@ def _make_importable(handler: _Handler, model_dir: Path) -> Path:
     return model_dir
 
 
-def _import(handler: _Handler, place: Path, model_dir: Path) -> ModuleType:
+def _import(handler: _Handler, place: Path, model_dir: Path, manifest: Any) -> ModuleType:
     try:
         return import_module(handler.module, place)
     except ModuleNotFoundError as error:
@@ -181,12 +189,26 @@ def _import(handler: _Handler, place: Path, model_dir: Path) -> ModuleType:
             ) from error
         raise HandlerLoadError(
             f"Handler '{handler.text}' needs the Python package '{missing}', which is not "
-            "installed in the worker's environment. Install it there and register the model again."
+            f"installed in the worker's environment. {_remedy(manifest)}"
         ) from error
     except (Exception, SystemExit) as error:
         raise _failure(
             f"Handler '{handler.text}' failed to be imported", error, model_dir
         ) from error
+
+
+def _remedy(manifest: Any) -> str:
+    """What to do about a package that is missing."""
+    named = manifest["model"].get("requirementsFile") if manifest else None
+    if not named:
+        return "Install it there and register the model again."
+    proof = Path(sys.prefix, ENVIRONMENT_PROOF)
+    if proof.is_file() and json.loads(proof.read_bytes())["requirements"]:
+        return f"Add it to the archive's {named}."
+    return (
+        f"The archive's {named} is not installed: set install_py_dep_per_model=true in the "
+        "server's configuration, or install the package there, and register the model again."
+    )
 
 
 def _not_found(handler: _Handler, model_dir: Path) -> str:
