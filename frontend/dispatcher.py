@@ -13,6 +13,7 @@ from .errors import (
     DeadlineExceededError,
     DrainingError,
     InferenceError,
+    InstallingError,
     ModelFailedError,
     NoFreeWorkerError,
     NoWorkerError,
@@ -53,7 +54,7 @@ class Dispatcher:
         if version.state is VersionState.DRAINING:
             raise DrainingError(f'Model "{name}" is being unregistered.')
         if not version.has_active_slot:
-            raise NoWorkerError(name, requested)
+            raise InstallingError(name) if version.is_preparing else NoWorkerError(name, requested)
         if version.spec.job_ticket and not _has_ticket(version):
             raise NoFreeWorkerError(name, requested)
         if not version.queue.offer(job, now):

@@ -27,6 +27,7 @@
     │   ├── SequenceClosedError         what the request belongs to is over
     │   ├── NoFreeWorkerError           all are busy, and nobody may wait
     │   ├── ModelFailedError            the model could not be started
+    │   ├── InstallingError             the model's packages are being installed
     │   └── DrainingError               the server or the version is going away
     ├── DeadlineExceededError           504 RequestTimeoutException
     ├── ConfigError                     a setting that cannot work: the server does not start
@@ -258,6 +259,16 @@ class ModelFailedError(ServiceUnavailableError):
     reason = "model_failed"
 
     retry_after = 30
+
+
+class InstallingError(ServiceUnavailableError):
+    """The version's packages are being installed; its workers start after that."""
+
+    reason = "installing"
+    retry_after = 10
+
+    def __init__(self, model_name: str) -> None:
+        super().__init__(f'Model "{model_name}" is not ready: its packages are being installed.')
 
 
 class DrainingError(ServiceUnavailableError):

@@ -252,10 +252,12 @@ class Fleet(Crew):
     def replace(self, key: VersionKey, now: float) -> list[Command]:
         """Have new workers in the place of all: what waits is for them, what is begun is finished.
 
-        A version that was given up is tried again.
+        A version that was given up is tried again, unless it lacks its packages.
         """
         version = self.versions.get(key)
         if version is None or version.state is VersionState.DRAINING:
+            return []
+        if version.failure is not None and version.failure.reason is ExitReason.DEPENDENCIES:
             return []
         old = version.active_slots
         version.boot_failure = None

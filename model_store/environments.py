@@ -90,6 +90,9 @@ class Environments:
         self._mutex = threading.Lock()
         self._known_facts: dict[str, Any] | None = None
         self._opened: SharedCache | None = None
+        if self._folder.is_dir():
+            # What a server left half made that was killed goes now.
+            self._cache()
 
     def plan(self, model_dir: Path, requirements: str | None) -> Environment:
         """The environment for a requirements file of the unpacked model; nothing is made yet.
