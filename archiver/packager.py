@@ -56,8 +56,8 @@ BUILT_IN_HANDLERS = frozenset(
         "vllm_handler",
     }
 )
-SERVED_HANDLERS = frozenset({"base_handler", "image_classifier"})
-"""Those of them that this version can serve; the others are packaged for TorchServe."""
+REFUSED_HANDLERS = frozenset({"dali_image_classifier", "trt_llm_handler", "vllm_handler"})
+"""Those of them that flambeau does not serve; they are packaged for TorchServe."""
 RUNTIMES = ("python", "python3", "LSP")
 FORMATS = ("default", "tgz", "no-archive", "zip-store")
 
@@ -294,11 +294,11 @@ def _directory_files(top: Path, target: Path) -> Iterator[tuple[str, Path]]:
 def _handler_file(handler: str) -> Path | None:
     """The handler's source file after it was checked; None for a built-in handler."""
     if handler in BUILT_IN_HANDLERS:
-        if handler not in SERVED_HANDLERS:
+        if handler in REFUSED_HANDLERS:
             logger.warning(
-                "Handler %s is TorchServe's; flambeau cannot serve it yet, only %s",
+                "Handler %s is TorchServe's; flambeau cannot serve it, only %s",
                 handler,
-                ", ".join(sorted(SERVED_HANDLERS)),
+                ", ".join(sorted(BUILT_IN_HANDLERS - REFUSED_HANDLERS)),
             )
         return None
     file, colon, function = handler.rpartition(":")

@@ -108,8 +108,8 @@ class Job:
 
     @property
     def must_travel_alone(self) -> bool:
-        """A call for a description shares no batch; nor does a job of a lost one, so that a
-        poisonous input fails by itself.
+        """A call for a description or an explanation shares no batch; nor does a job of a lost
+        one, so that a poisonous input fails by itself.
         """
         return self.alone or self.losses > 0
 

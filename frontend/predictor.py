@@ -85,6 +85,8 @@ class Predictor:
                 monotonic(),
                 requested_version=version,
                 time_limit=time_limit,
+                # A handler looks at the first row for whether to explain the batch.
+                alone=headers.get("explain") == "True",
             )
             if current is not None and current.spec.sequences is not None:
                 job.sequence = name_sequence(headers, current.spec.sequences, _new_id)

@@ -1,9 +1,9 @@
 """Models by the name of their architecture: weights are then all that an archive needs to bring.
 
-::
+Those that torchvision has for classifying images, segmenting them and detecting objects in them::
 
     handler:
-      architecture: resnet18          # a classification model of torchvision
+      architecture: resnet18          # a model of torchvision
       architecture_options:
         num_classes: 10
 """
@@ -55,12 +55,20 @@ def make_architecture(name: str, options: dict[str, Any]) -> torch.nn.Module:
             "handler.architecture needs torchvision: pip install 'flambeau[vision]'"
         ) from None
     names = models.list_models(module=models)
-    if name not in names:
+    on_backbones = [
+        *models.list_models(module=models.segmentation),
+        *models.list_models(module=models.detection),
+    ]
+    if name not in names and name not in on_backbones:
         raise ValueError(
-            f"handler.architecture: torchvision has no classification model {name!r}; it has "
+            f"handler.architecture: torchvision has no model {name!r} for images; it has "
             f"{', '.join(names[:6])}, ..."
         )
+    # Left to itself, a backbone would fetch weights.
+    none = (
+        {"weights": None, "weights_backbone": None} if name in on_backbones else {"weights": None}
+    )
     try:
-        return models.get_model(name, weights=None, **options)  # type: ignore[no-any-return]
+        return models.get_model(name, **none, **options)  # type: ignore[no-any-return]
     except TypeError as error:
         raise ValueError(f"handler.architecture_options do not fit {name}: {error}") from None

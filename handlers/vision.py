@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-import importlib
 import io
 import logging
 from collections import Counter
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,17 +14,15 @@ from PIL import Image, UnidentifiedImageError
 
 from ..worker.errors import PredictionException
 from .base import BaseHandler
+from .explanations import captum_attr, class_to_explain
+from .rows import handle_readable, set_aside
 from .timer import timed
 
 logger = logging.getLogger(__name__)
 
-
-class _Batch(list[Any]):
-    """The rows of one batch, and why some of them have no answer, by index."""
-
-    def __init__(self, rows: Any) -> None:
-        super().__init__(rows)
-        self.refused: dict[int, PredictionException] = {}
+_CARRIERS = frozenset({"EPS", "IPTC", "WMF"})
+"""Formats of Pillow that others decode: Ghostscript runs the program that an EPS file is, and an
+IPTC file may hold one."""
 
 
 class VisionHandler(BaseHandler):
@@ -38,12 +36,16 @@ class VisionHandler(BaseHandler):
     answer is replaced in the end. That holds while the batch that ``handle`` was given reaches
     this ``preprocess``; given any other list, ``preprocess`` raises instead.
 
+    Explanations are captum's integrated gradients (``ig``, made when it is first asked for).
+
     Images beyond Pillow's limit (an error from twice ``PIL.Image.MAX_IMAGE_PIXELS``, some 179
     million pixels) are refused unless ``limit_max_image_pixels`` is false.
     """
 
     image_processing: Any
-    ig: Any = None
+    one_shape = True
+    """Whether images must be of one shape. If not, ``preprocess`` gives a list where they differ,
+    and ``inference`` must take it."""
 
     def initialize(self, context: Any) -> None:
         super().initialize(context)
@@ -52,21 +54,10 @@ class VisionHandler(BaseHandler):
 
     def handle(self, data: Any, context: Any) -> Any:
         """Answer a batch; unreadable rows get a PredictionException as their answer."""
-        if not isinstance(data, list):
-            return super().handle(data, context)
-        batch = _Batch(data)
-        try:
-            answers = super().handle(batch, context)
-        except PredictionException:
-            if len(batch.refused) < len(batch):
-                raise
-            return [batch.refused[index] for index in range(len(batch))]
-        if not batch.refused or not isinstance(answers, list) or len(answers) != len(batch):
-            return answers
-        return [batch.refused.get(index, answer) for index, answer in enumerate(answers)]
+        return handle_readable(super().handle, data, context)
 
     @timed
-    def preprocess(self, data: Any) -> torch.Tensor:
+    def preprocess(self, data: Any) -> Any:
         """One tensor for the batch, on the device.
 
         Raises PredictionException when no row can be read, and RuntimeError when some cannot and
@@ -79,30 +70,27 @@ class VisionHandler(BaseHandler):
                 images[index] = self._read(row)
             except PredictionException as refusal:
                 refused[index] = refusal
-        _refuse_odd_shapes(images, refused)
-        if isinstance(data, _Batch):
-            data.refused = refused
-        elif refused and images:
-            # Which requests these rows stand for is unknown: the error must not name one's fault.
-            index = min(refused)
-            raise RuntimeError(f"Row {index} of {len(data)}: {refused[index]}") from refused[index]
-        if refused and not images:
-            raise refused[min(refused)]
+        if self.one_shape:
+            _refuse_odd_shapes(images, refused)
+        set_aside(data, refused)
         if refused:
             blank = torch.zeros_like(next(iter(images.values())))
             images.update(dict.fromkeys(refused, blank))
-        return torch.stack([images[index] for index in range(len(data))]).to(self.device)
+        rows = [images[index] for index in range(len(data))]
+        if not self.one_shape and len({row.shape for row in rows}) > 1:
+            return [row.to(self.device) for row in rows]
+        return torch.stack(rows).to(self.device)
+
+    @cached_property
+    def ig(self) -> Any:
+        return captum_attr().IntegratedGradients(self.model)
 
     def get_insights(self, tensor_data: Any, _: Any, target: Any = 0) -> Any:
-        """Integrated gradients of the batch; needs the package captum."""
-        if self.ig is None:
-            try:
-                captum = importlib.import_module("captum.attr")
-            except ImportError as error:
-                raise PredictionException(
-                    "Explanations need the Python package captum in the worker's environment", 501
-                ) from error
-            self.ig = captum.IntegratedGradients(self.model)
+        """Integrated gradients of the batch for class ``target``, in the shape of the input.
+
+        Raises PredictionException, 501, where captum is missing.
+        """
+        target = class_to_explain(target)
         return self.ig.attribute(tensor_data, target=target, n_steps=15).tolist()
 
     def _read(self, row: Any) -> torch.Tensor:
@@ -150,9 +138,8 @@ class VisionHandler(BaseHandler):
 
 def _open(encoded: bytes | bytearray) -> Image.Image:
     image = Image.open(io.BytesIO(encoded))
-    if image.format == "EPS":
-        # Pillow would have Ghostscript run the program that such a file is.
-        raise UnidentifiedImageError("PostScript is not accepted")
+    if image.format in _CARRIERS:
+        raise UnidentifiedImageError(f"{image.format} is not accepted")
     return image
 
 

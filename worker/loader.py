@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .. import FlambeauError, without_folders
 from .coroutines import event_loop, finished, is_async
 from .modules import has_module, import_module, list_classes_from_module, module_names, put_first
+from .refused_handlers import REFUSED_HANDLERS
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -31,21 +32,16 @@ EntryPoint = Callable[[list[dict[str, Any]], Any], Any]
 
 _BUILT_IN = {
     "base_handler": ("base", "BaseHandler"),
+    "densenet_handler": ("densenet_handler", "DenseNetHandler"),
     "image_classifier": ("image_classifier", "ImageClassifier"),
+    "image_segmenter": ("image_segmenter", "ImageSegmenter"),
+    "object_detector": ("object_detector", "ObjectDetector"),
+    "text_classifier": ("text_classifier", "TextClassifier"),
+    "text_handler": ("text_handler", "TextHandler"),
     "vision_handler": ("vision", "VisionHandler"),
 }
-_NOT_YET = frozenset(
-    {
-        "dali_image_classifier",
-        "densenet_handler",
-        "image_segmenter",
-        "object_detector",
-        "text_classifier",
-        "text_handler",
-        "trt_llm_handler",
-        "vllm_handler",
-    }
-)
+_WITH_CODE = frozenset({"text_classifier", "text_handler"})
+"""Those of them whose models only an archive's own file can define."""
 _LONGEST_REASON = 1000
 ENVIRONMENT_PROOF = "environment.json"
 """Lies in environments that the frontend has made for a model, and says whether with packages."""
@@ -100,10 +96,12 @@ def load_built_in(handler: str, model_dir: Path, context: Context) -> EntryPoint
     weights are safetensors.
     """
     module = _Handler.parse(handler).module
-    if module not in _BUILT_IN:
+    allowed = sorted(set(_BUILT_IN) - _WITH_CODE)
+    if module not in allowed:
+        fault = "needs a model file" if module in _WITH_CODE else "is not one of flambeau's"
         raise HandlerLoadError(
-            f"Handler '{handler}' is not one of flambeau's, and this server runs no code of "
-            f"archives (allow_archive_code=false). Give one of {', '.join(sorted(_BUILT_IN))}."
+            f"Handler '{handler}' {fault}, and this server runs no code of archives "
+            f"(allow_archive_code=false). Give one of {', '.join(allowed)}."
         )
     _refuse_code(context.manifest)
     return _initialized(lambda: _built_in(module), handler, model_dir, context)
@@ -212,11 +210,8 @@ def _remedy(manifest: Any) -> str:
 
 
 def _not_found(handler: _Handler, model_dir: Path) -> str:
-    if handler.module in _NOT_YET:
-        return (
-            f"Handler '{handler.module}' is not available yet: flambeau brings "
-            f"{', '.join(sorted(_BUILT_IN))}. Put a handler file of your own into the archive."
-        )
+    if handler.module in REFUSED_HANDLERS:
+        return f"flambeau has no handler '{handler.module}': {REFUSED_HANDLERS[handler.module]}."
     present = ", ".join(module_names(model_dir)) or "none"
     return (
         f"Handler '{handler.text}' was not found: the archive has no module '{handler.module}'. "

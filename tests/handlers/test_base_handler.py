@@ -389,7 +389,7 @@ def test_an_architecture_by_name_needs_no_code(
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (named(architecture="os.system"), "torchvision has no classification model 'os.system'"),
+        (named(architecture="os.system"), "torchvision has no model 'os.system'"),
         (named(architecture=7), "must be a name"),
         (named(architecture="alexnet", architecture_options=[1]), "must map names"),
         (named(architecture="alexnet", architecture_options={"weights": "DEFAULT"}), "weights is"),

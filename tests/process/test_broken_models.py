@@ -48,12 +48,12 @@ BROKEN: dict[str, tuple[dict[str, str], dict[str, Any], str | None, int, list[st
         500,
         ["missing", "serve"],
     ),
-    "built-in that is not there yet": (
+    "built-in of TorchServe's alone": (
         {"notes.txt": "nothing"},
-        {"handler": "text_classifier"},
+        {"handler": "vllm_handler"},
         None,
         500,
-        ["text_classifier", "not available yet"],
+        ["no handler 'vllm_handler'", "vllm serve"],
     ),
     "import error": (
         {"handler.py": "import no_such_package_anywhere\n" + GOOD},

@@ -9,7 +9,13 @@ import pytest
 
 from flambeau.worker.context import Context
 from flambeau.worker.coroutines import event_loop, finished
-from flambeau.worker.loader import HandlerLoadError, load_entry_point
+from flambeau.worker.loader import (
+    _BUILT_IN,
+    HandlerLoadError,
+    load_built_in,
+    load_entry_point,
+)
+from flambeau.worker.refused_handlers import REFUSED_HANDLERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -232,9 +238,13 @@ def test_a_handler_string_without_a_module_is_refused(
     assert "names no handler" in failure(load, handler).message
 
 
-def test_a_built_in_that_is_not_there_yet_is_told_so(load: Callable[..., Any]) -> None:
-    message = failure(load, "text_classifier").message
-    assert message.startswith("Handler 'text_classifier' is not available yet")
+@pytest.mark.parametrize("handler", sorted(REFUSED_HANDLERS))
+def test_a_handler_that_only_torchserve_has_comes_with_advice(
+    load: Callable[..., Any], handler: str
+) -> None:
+    message = failure(load, handler).message
+    assert message.startswith(f"flambeau has no handler '{handler}': it ")
+    assert "a handler of your own" in message
 
 
 def test_a_file_of_the_archive_overrides_a_built_in(load: Callable[..., Any]) -> None:
@@ -242,11 +252,19 @@ def test_a_file_of_the_archive_overrides_a_built_in(load: Callable[..., Any]) ->
     assert load("text_classifier", text_classifier=ONE_CLASS) == ["digits"]
 
 
-@pytest.mark.parametrize("handler", ["image_classifier", "vision_handler", "base_handler"])
+@pytest.mark.parametrize("handler", sorted(_BUILT_IN))
 def test_a_built_in_without_a_manifest_says_what_it_needs(
     load: Callable[..., Any], handler: str
 ) -> None:
     assert "has no MAR-INF/MANIFEST.json" in failure(load, handler).message
+
+
+def test_without_code_a_handler_that_needs_a_model_file_is_refused(tmp_path: Path) -> None:
+    context = Context("m", str(tmp_path), None, 1, None, "0.12.0")
+    with pytest.raises(HandlerLoadError, match=r"'text_classifier' needs a model file.*object_det"):
+        load_built_in("text_classifier", tmp_path, context)
+    with pytest.raises(HandlerLoadError, match="has no MAR-INF"):
+        load_built_in("object_detector", tmp_path, context)
 
 
 def test_an_installed_module_can_be_a_handler(

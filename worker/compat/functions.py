@@ -6,7 +6,6 @@ import enum
 import functools
 import importlib
 import logging
-import re
 import time
 import warnings
 from pathlib import Path
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 logger = logging.getLogger(__name__)
-
-CLEANUP_REGEX = re.compile(r"<.*?>|&([a-z0-9]+|#[0-9]{1,6}|#x[0-9a-f]{1,6});")
-"""HTML's tags and entities, which text handlers take out."""
 
 
 class PT2Backend(str, enum.Enum):

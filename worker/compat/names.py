@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..refused_handlers import REFUSED_HANDLERS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -46,6 +48,11 @@ _METRICS: dict[str, str | Constant] = {
     "Dimension": "worker.metrics:Dimension",
     "MetricTypes": "worker.metrics:MetricTypes",
 }
+_TOKENS: dict[str, str | Constant] = {
+    "get_tokenizer": "handlers.tokens:get_tokenizer",
+    "ngrams_iterator": "handlers.tokens:ngrams_iterator",
+}
+_CONTRACTIONS = "handlers.contractions:CONTRACTION_MAP"
 
 MODULES: Mapping[str, Mapping[str, str | Constant]] = {
     "ts": {"__version__": _VERSION},
@@ -74,7 +81,7 @@ MODULES: Mapping[str, Mapping[str, str | Constant]] = {
     "ts.utils.hf_utils": {"download_model": "worker.compat.functions:download_model"},
     "ts.utils.timeit_decorator": {"timeit": "worker.compat.functions:timeit"},
     "ts.utils.util": {
-        "CLEANUP_REGEX": "worker.compat.functions:CLEANUP_REGEX",
+        "CLEANUP_REGEX": "handlers.markup:CLEANUP_REGEX",
         "PT2Backend": "worker.compat.functions:PT2Backend",
         "PredictionException": "worker.errors:PredictionException",
         "check_valid_pt2_backend": "worker.compat.functions:check_valid_pt2_backend",
@@ -90,6 +97,17 @@ MODULES: Mapping[str, Mapping[str, str | Constant]] = {
         "create_checkpoints_json": "handlers.deepspeed:create_checkpoints_json",
         "get_ds_engine": "handlers.deepspeed:get_ds_engine",
     },
+    "ts.handler_utils.hf_batch_streamer": {
+        "TextIteratorStreamerBatch": "handlers.hf_batch_streamer:TextIteratorStreamerBatch",
+    },
+    "ts.handler_utils.micro_batching": {
+        "HANDLER_METHODS": "handlers.micro_batching:HANDLER_METHODS",
+        "MicroBatching": "handlers.micro_batching:MicroBatching",
+        "WorkerThread": "handlers.micro_batching:WorkerThread",
+        "execute_call": "handlers.micro_batching:execute_call",
+    },
+    "ts.handler_utils.text_utils": _TOKENS,
+    "ts.handler_utils.preprocess": {},
     "ts.handler_utils.timer": {"timed": "handlers.timer:timed"},
     "ts.handler_utils.utils": {
         "Context": "worker.context:Context",
@@ -166,6 +184,33 @@ MODULES: Mapping[str, Mapping[str, str | Constant]] = {
         "VisionHandler": "handlers.vision:VisionHandler",
         "map_class_to_label": "handlers.labels:map_class_to_label",
     },
+    "ts.torch_handler.image_segmenter": {
+        "ImageSegmenter": "handlers.image_segmenter:ImageSegmenter",
+        "VisionHandler": "handlers.vision:VisionHandler",
+    },
+    "ts.torch_handler.object_detector": {
+        "ObjectDetector": "handlers.object_detector:ObjectDetector",
+        "VisionHandler": "handlers.vision:VisionHandler",
+        "map_class_to_label": "handlers.labels:map_class_to_label",
+    },
+    "ts.torch_handler.contractions": {"CONTRACTION_MAP": _CONTRACTIONS},
+    "ts.torch_handler.text_handler": {
+        "TextHandler": "handlers.text_handler:TextHandler",
+        "BaseHandler": _BASE["BaseHandler"],
+        "CLEANUP_REGEX": "handlers.markup:CLEANUP_REGEX",
+        "CONTRACTION_MAP": _CONTRACTIONS,
+        "get_tokenizer": _TOKENS["get_tokenizer"],
+    },
+    "ts.torch_handler.text_classifier": {
+        "TextClassifier": "handlers.text_classifier:TextClassifier",
+        "TextHandler": "handlers.text_handler:TextHandler",
+        "map_class_to_label": "handlers.labels:map_class_to_label",
+        "ngrams_iterator": _TOKENS["ngrams_iterator"],
+    },
+    "ts.torch_handler.densenet_handler": {
+        "DenseNetHandler": "handlers.densenet_handler:DenseNetHandler",
+        "list_classes_from_module": "worker.modules:list_classes_from_module",
+    },
     "ts.torch_handler.distributed": {},
     "ts.torch_handler.distributed.base_deepspeed_handler": {
         "BaseDeepSpeedHandler": "handlers.deepspeed:BaseDeepSpeedHandler",
@@ -207,6 +252,7 @@ REFUSED: Mapping[str, str] = {
     "ts.arg_parser": f"{_SERVER}The command torchserve has its options.",
     "ts.async_service": f"{_SERVER}Put asyncCommunication: true into model-config.yaml.",
     "ts.handler_utils.distributed.pt_pippy": _PIPPY,
+    "ts.handler_utils.preprocess.dali": f"{REFUSED_HANDLERS['dali_handler']}.",
     "ts.launcher": "start a server by the command 'flambeau start --background', and register "
     "models by 'flambeau models register'.",
     "ts.llm_launcher": "flambeau has no such command; serve an archive with a handler for the LLM.",
@@ -216,6 +262,7 @@ REFUSED: Mapping[str, str] = {
     "ts.model_server": f"{_SERVER}Start one by the command torchserve or flambeau.",
     "ts.model_service_worker": f"{_SERVER}In tests, ts.model_loader loads and asks a handler.",
     "ts.torch_handler.distributed.base_pippy_handler": _PIPPY,
+    **{f"ts.torch_handler.{name}": f"{why}." for name, why in REFUSED_HANDLERS.items()},
     "ts.utils.setup_model_venv": f"{_SERVER}It makes the environments of models.",
 }
 """Modules that TorchServe has and flambeau has not, with what to do instead."""
