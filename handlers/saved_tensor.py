@@ -8,6 +8,7 @@ those that a plain tensor has are understood, and nothing is made that is larger
 from __future__ import annotations
 
 import io
+import math
 import pickletools
 import struct
 import sys
@@ -34,6 +35,9 @@ _NAMES = frozenset(_DTYPES) | {"torch._utils _rebuild_tensor_v2", "collections O
 _VALUES = frozenset({"BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1"})
 _CONSTANTS = {"NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_MOST_DIMENSIONS = 64
+_LONGEST_EMPTY = 1 << 20
+"""Of a tensor without elements, the product of its other lengths: models make room by them."""
 _MARK = object()
 
 
@@ -144,13 +148,11 @@ def _layout(made: Any) -> _Layout:
 
 def _tensor(layout: _Layout, elements: bytearray) -> torch.Tensor:
     dtype, _, offset, size, stride = layout
-    count = 1
-    for length in size:
-        count *= length
-    if len(size) != len(stride) or min((offset, *size, *stride)) < 0:
+    if not len(size) == len(stride) <= _MOST_DIMENSIONS or min((offset, *size, *stride)) < 0:
         raise ValueError("its size makes no sense")
+    count = math.prod(size)
     if not count:
-        if max(size) > len(elements) + 1:
+        if math.prod(length or 1 for length in size) > _LONGEST_EMPTY:
             raise ValueError("its size makes no sense")
         return torch.empty(size, dtype=dtype)
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))

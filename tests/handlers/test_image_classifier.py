@@ -291,7 +291,8 @@ def test_explaining_without_captum_names_it(
 ) -> None:
     import sys
 
-    monkeypatch.setitem(sys.modules, "captum", None)
+    for module in ("captum", "captum.attr"):
+        monkeypatch.setitem(sys.modules, module, None)
     handler = ImageClassifier()
     handler.initialize(context)
     context.begin_batch(["id"], [{"explain": "True"}])

@@ -157,6 +157,15 @@ def test_the_worker_gets_body_headers_and_the_servers_own_additions(house):
     assert "content-length" not in job.headers
 
 
+@pytest.mark.parametrize("path", ["/explanations/m", "/v1/models/m:explain"])
+def test_a_call_to_explain_shares_no_batch(house, path):
+    house.ask("POST", "/predictions/m", b"{}", {"explain": "True"})
+    assert not house.engine.job.must_travel_alone
+    house.ask("POST", path, b"{}")
+    assert house.engine.job.headers["explain"] == "True"
+    assert house.engine.job.must_travel_alone
+
+
 def test_later_headers_of_the_same_spelling_win_and_bytes_are_latin_1(house):
     house.raw(
         b"GET /predictions/m HTTP/1.1\r\nHost: h\r\nX-A: 1\r\nx-a: 2\r\nX-A: 3\xe9\r\n\r\n",
