@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     """
     worker.leaving worker.errors worker.protocol worker.io_threads worker.modules worker.instruments
-    worker.streaming worker.coroutines worker.refused_handlers
+    worker.streaming worker.coroutines worker.refused_handlers worker.torchvision_ops
     model_store.errors model_store.snapshot model_store.allowed_urls model_store.pickles
     model_store.make_environment
     frontend.errors frontend.properties frontend.table

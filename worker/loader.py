@@ -20,6 +20,7 @@ from .. import FlambeauError, without_folders
 from .coroutines import event_loop, finished, is_async
 from .modules import has_module, import_module, list_classes_from_module, module_names, put_first
 from .refused_handlers import REFUSED_HANDLERS
+from .torchvision_ops import install as watch_torchvision
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -124,6 +125,7 @@ def _initialized(
     model_dir: Path,
     context: Context,
 ) -> EntryPoint:
+    watch_torchvision()
     try:
         entry_point, initialize = find()
         if is_async(entry_point):

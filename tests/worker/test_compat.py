@@ -161,6 +161,7 @@ def test_a_module_that_needs_a_package_names_it(
         load(tmp_path, text)
 
 
+@pytest.mark.usefixtures("ts")
 def test_the_small_functions() -> None:
     from ts.handler_utils.utils import import_class  # type: ignore[import-not-found]
     from ts.protocol import otf_message_handler  # type: ignore[import-not-found]
