@@ -18,6 +18,8 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .rows import Batch
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -75,8 +77,9 @@ class MicroBatching:
     slices of the batch; row numbers in them count from the slice's first
     (``get_micro_batch_idx``).
 
-    An exception in a stage is the answer of each row in its slice; what concerns the worker as a
-    whole (SystemExit, running out of memory, CUDA) is raised. TorchServe hangs in both cases.
+    A row that ``preprocess`` sets aside, as VisionHandler does with what is no image, is answered
+    by itself; any other exception in a stage is the answer of each row in its slice. What concerns
+    the worker as a whole (SystemExit, running out of memory, CUDA) is raised. TorchServe hangs.
     """
 
     def __init__(
@@ -128,15 +131,14 @@ class MicroBatching:
     def handle(self, data: Any) -> list[Any]:
         """The answers to the rows of ``data``, in order."""
         size = self.micro_batch_size
-        starts = range(0, len(data), size)
-        for index, start in enumerate(starts):
-            self.queues["preprocess_in"].put((index, data[start : start + size]))
+        slices = [Batch(data[start : start + size]) for start in range(0, len(data), size)]
+        for numbered in enumerate(slices):
+            self.queues["preprocess_in"].put(numbered)
         # All of them, so that nothing is left for the next batch.
-        done = dict(self.queues["postprocess_out"].get() for _ in starts)
+        done = dict(self.queues["postprocess_out"].get() for _ in slices)
         answers: list[Any] = []
-        for index, start in enumerate(starts):
-            rows = min(size, len(data) - start)
-            answers += _answers(done[index], rows)
+        for index, rows in enumerate(slices):
+            answers += _answers(rows, done[index])
         return answers
 
     def __call__(self, data: Any, context: Any) -> Any:
@@ -203,12 +205,14 @@ def _end(groups: dict[str, list[WorkerThread]], queues: dict[str, queue.Queue[An
         group.clear()
 
 
-def _answers(done: Any, rows: int) -> list[Any]:
+def _answers(rows: Batch, done: Any) -> Any:
     """Those of one slice; raises what must not be the answer of some rows only."""
     if not isinstance(done, _Failure):
-        return list(done)
+        return rows.completed(done)
     error = done.error
     if not isinstance(error, Exception) or isinstance(error, MemoryError) or "CUDA" in str(error):
         raise error
-    logger.error("A slice of %d failed", rows, exc_info=error)
-    return [error] * rows
+    if rows.is_refused:
+        return rows.completed([None] * len(rows))
+    logger.error("A slice of %d failed", len(rows), exc_info=error)
+    return [error] * len(rows)

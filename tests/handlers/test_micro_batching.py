@@ -8,9 +8,11 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from flambeau.handlers.base import BaseHandler
 from flambeau.handlers.micro_batching import HANDLER_METHODS, MicroBatching, _end
+from flambeau.handlers.vision import VisionHandler
 from flambeau.worker.context import Context
 from flambeau.worker.errors import PredictionException
 from flambeau.worker.metrics import Metrics
@@ -112,6 +114,25 @@ def test_what_concerns_the_worker_is_raised(
     with pytest.raises(error):
         handler.handle(rows(1, 2, 3, row), make_context(4))
     assert handler.handle(rows(7), make_context()) == [70]
+
+
+def test_a_row_that_is_set_aside_takes_no_other_with_it() -> None:
+    class Images(Tens, VisionHandler):
+        preprocess = VisionHandler.preprocess
+        device = torch.device("cpu")
+
+        def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
+            return data * 10
+
+        def postprocess(self, data: Any) -> Any:
+            return data.flatten().tolist()
+
+    handler = Images()
+    batching = MicroBatching(handler, micro_batch_size=3)
+    found = batching(rows([1], b"bad", [2], b"bad", {}), make_context(5))
+    batching.shutdown()
+    assert [found[0], found[2]] == [10.0, 20.0]
+    assert [found[index].error_code for index in (1, 3, 4)] == [400] * 3
 
 
 def test_a_stage_knows_its_slice(handler: Any) -> None:
