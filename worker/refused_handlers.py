@@ -16,8 +16,8 @@ REFUSED_HANDLERS = {
         "own, or serve the model with trtllm-serve"
     ),
     "vllm_handler": (
-        "it fits one old release of vllm. Make vllm's AsyncLLMEngine in a handler of your own, or "
-        "serve the model with 'vllm serve'"
+        "it fits one old release of vllm. Make vllm's AsyncLLMEngine in a handler of your own, "
+        "whose handle is 'async def', or serve the model with 'vllm serve'"
     ),
 }
 """Name of the handler's module, to the reason and the advice."""
