@@ -18,7 +18,7 @@ from flambeau.handlers.saved_tensor import read_tensor
 from flambeau.worker.context import Context
 from flambeau.worker.errors import PredictionException
 from flambeau.worker.metrics import Metrics
-from flambeau.worker.service import serialise
+from flambeau.worker.rows import serialise
 
 if TYPE_CHECKING:
     from pathlib import Path

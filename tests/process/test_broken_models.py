@@ -48,7 +48,7 @@ BROKEN: dict[str, tuple[dict[str, str], dict[str, Any], str | None, int, list[st
         500,
         ["missing", "serve"],
     ),
-    "built-in of TorchServe's alone": (
+    "built-in that only TorchServe has": (
         {"notes.txt": "nothing"},
         {"handler": "vllm_handler"},
         None,
