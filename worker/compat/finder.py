@@ -37,7 +37,7 @@ class TorchServeFinder(MetaPathFinder, Loader):
             raise ImportError(f"flambeau has no {fullname}: {REFUSED[fullname]}", name=fullname)
         if fullname not in MODULES:
             return None
-        is_package = any(name.startswith(f"{fullname}.") for name in MODULES)
+        is_package = any(name.startswith(f"{fullname}.") for name in (*MODULES, *REFUSED))
         return ModuleSpec(fullname, self, is_package=is_package)
 
     def exec_module(self, module: ModuleType) -> None:
