@@ -76,7 +76,7 @@ def run(
             "model_store": str(path.parent),
             "run_dir": run_dir,
             "batching": "fixed",
-            "preload": "",
+            "preload": "none",
         }
         failed = asyncio.run(_rehearse(flags, registration, model, requests))
     ctx.exit(1 if failed else 0)

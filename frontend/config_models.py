@@ -150,7 +150,7 @@ class ModelsKeys:
         TEXT,
         "torch,flambeau.handlers.vision",
         "Modules that workers after the first share, imported once: they start in milliseconds. "
-        "Empty: each worker imports its own.",
+        "none: each worker imports its own.",
     )
     install_py_dep_per_model: bool = key(
         BOOLEAN,

@@ -126,7 +126,7 @@ def _start(store: Path, base: Path) -> Ready:
     command = [sys.executable, "-m", "flambeau.frontend.cli", "start", f"--model-store={store}"]
     command += [f"--{each}-address=http://127.0.0.1:0" for each in _LISTENERS]
     config = base / "config.properties"
-    config.write_text(f"enable_grpc=false\npreload=\nmodel_cache_dir={base / 'cache'}\n")
+    config.write_text(f"enable_grpc=false\npreload=none\nmodel_cache_dir={base / 'cache'}\n")
     command += [f"--run-dir={base / 'run'}", f"--config={config}"]
     return start_detached(command, base / "server.log")
 

@@ -263,7 +263,7 @@ class Server:
         launcher = LocalLauncher(
             config.workers_python,
             self._workers_environ(),
-            config.preload,
+            "" if config.preload == "none" else config.preload,
             lambda key, sample: self.metrics.record_samples(key, [sample]),
         )
         return Engine(

@@ -193,7 +193,7 @@ class RealServer:
         self._log = base / "server.log"
         self._flags = flags
         # Most tests need no torch in each of their servers.
-        self._settings = {"model_cache_dir": self.cache, "preload": "", **settings}
+        self._settings = {"model_cache_dir": self.cache, "preload": "none", **settings}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -40,7 +40,7 @@ class Shell:
             **environment(),
             "FLAMBEAU_RUN_DIR": str(self.run_dir),
             "FLAMBEAU_MODEL_CACHE_DIR": str(folder / "cache"),
-            "FLAMBEAU_PRELOAD": "",
+            "FLAMBEAU_PRELOAD": "none",
             "FLAMBEAU_MANAGEMENT": f"http://127.0.0.1:{self.ports[1]}",
         }
         for name, port in zip(("INFERENCE", "MANAGEMENT", "METRICS"), self.ports, strict=True):
