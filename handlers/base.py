@@ -1,4 +1,4 @@
-"""``BaseHandler``: loads an eager or TorchScript model and leads a batch through its stages.
+"""``BaseHandler``: loads a model of any form and leads a batch through its stages.
 
 Most custom handlers are subclasses. Names, signatures and order of calls are TorchServe's.
 """
@@ -6,9 +6,8 @@ Most custom handlers are subclasses. Names, signatures and order of calls are To
 from __future__ import annotations
 
 import logging
-import pickle
+import os
 import time
-import warnings
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -17,29 +16,31 @@ import torch
 
 from ..worker.modules import import_module, list_classes_from_module
 from .architectures import make_architecture, named_architecture
+from .compile import compile_model, compile_options, uses_aot_compile
+from .devices import IPEX_AVAILABLE, choose_device, optimize_with_ipex
 from .labels import load_label_mapping
+from .onnx import run_session, setup_ort_session
+from .profiler import infer_with_profiler
+from .programs import load_exported, load_shared_library, load_torchscript
 from .timer import timed
+from .weights import load_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
 
-_NOT_YET = {
-    ".onnx": "ONNX models",
-    ".pt2": "torch.export programs",
-    ".so": "AOT-compiled models",
-}
-
 
 class BaseHandler:
-    """Base of handlers whose model is a ``torch.nn.Module``.
+    """Base of handlers whose model is made with torch, or an ONNX model.
 
     ``initialize`` loads the model that the manifest names: with ``modelFile``, the one class
     defined there plus the state dict ``serializedFile``; without, the architecture that the
-    configuration names (``architectures.py``) plus that state dict, or the TorchScript program
-    ``serializedFile``. A state dict may be safetensors. Then each batch runs through
-    ``preprocess``, ``inference``, ``postprocess``.
+    configuration names (``architectures.py``) plus that state dict; or the program that
+    ``serializedFile`` is: TorchScript (``.pt``), ``torch.export`` or AOTInductor (``.pt2``,
+    ``.so``), ONNX (``.onnx``, an ``onnxruntime.InferenceSession``). A state dict may be
+    safetensors. ``pt2`` in the configuration has it compiled (``compile.py``). Then each batch runs
+    through ``preprocess``, ``inference``, ``postprocess``.
 
     Weights are read without running pickled code. An archive whose weights hold more than tensors
     says so in its ``model-config.yaml``, and the log then names it::
@@ -69,11 +70,12 @@ class BaseHandler:
         """Load model and labels onto the worker's device.
 
         Raises RuntimeError when the archive lacks what its manifest names, holds weights that
-        cannot be read, or a kind of model that is not supported.
+        cannot be read or are another model's, or a kind of model that is not known; ValueError for
+        settings that make no sense.
         """
         self.model_yaml_config = getattr(context, "model_yaml_config", None)
         properties = context.system_properties
-        self._choose_device(properties.get("gpu_id"))
+        self.map_location, self.device = choose_device(properties.get("gpu_id"))
         self.manifest = context.manifest
         if self.manifest is None:
             raise RuntimeError(
@@ -83,53 +85,60 @@ class BaseHandler:
         model_dir = Path(properties.get("model_dir"))
         entries = self.manifest["model"]
         self.model_pt_path = _weights_path(model_dir, entries.get("serializedFile"))
-        model_file = entries.get("modelFile")
-        if model_file:
-            self.model = self._load_pickled_model(str(model_dir), model_file, self.model_pt_path)
-            self.model.to(self.device)
-        elif (architecture := named_architecture(self.model_yaml_config)) is not None:
-            self.model = make_architecture(*architecture)
-            if self.model_pt_path:
-                self.model.load_state_dict(self._read_weights(self.model_pt_path))
-            self.model.to(self.device)
-        else:
-            self.model = self._load_torchscript_model(_torchscript_path(self.model_pt_path))
-        self.model.eval()
-        if "pt2" in (self.model_yaml_config or {}):
-            logger.warning("pt2 in the model's configuration has no effect yet: it runs as it is")
+        self.model = self._load(model_dir, entries.get("modelFile"))
+        options = compile_options(self.model_yaml_config)
+        if options is not None:
+            self.model = compile_model(self.model, options)
+        elif IPEX_AVAILABLE:
+            self.model = optimize_with_ipex(self.model, self.device)
         self.mapping = load_label_mapping(model_dir / "index_to_name.json")
         self.initialized = True
 
-    def _choose_device(self, gpu_id: int | str | None) -> None:
-        if gpu_id is not None and torch.cuda.is_available():
-            self.map_location = "cuda"
-            self.device = torch.device(f"cuda:{gpu_id}")
-            if torch.cuda.get_device_capability(self.device) >= (8, 0):
-                # As TorchServe does: TensorFloat-32 where the tensor cores have it.
-                torch.set_float32_matmul_precision("high")
-        elif gpu_id is not None and torch.backends.mps.is_available():
-            self.map_location = "mps"
-            self.device = torch.device("mps")
+    def _load(self, model_dir: Path, model_file: str | None) -> Any:
+        path = self.model_pt_path
+        if model_file:
+            model: Any = self._load_pickled_model(str(model_dir), model_file, path)
+            model.to(self.device)
+        elif (architecture := named_architecture(self.model_yaml_config)) is not None:
+            model = make_architecture(*architecture)
+            if path:
+                load_weights(model, path, self.device, self.model_yaml_config)
+            model.to(self.device)
+        elif path is not None and path.endswith(".pt"):
+            model = self._load_torchscript_model(path)
         else:
-            if gpu_id is not None:
-                logger.warning("GPU %s was assigned, but torch sees none: using the CPU", gpu_id)
-            self.map_location = "cpu"
-            self.device = torch.device("cpu")
+            return self._load_program(path)
+        model.eval()
+        return model
+
+    def _load_program(self, path: str | None) -> Any:
+        """Models that have no mode for training to be taken out of."""
+        suffix = "" if path is None else Path(path).suffix
+        if path is None or suffix not in (".onnx", ".pt2", ".so"):
+            raise RuntimeError(f"No model weights could be loaded: {_no_program(path)}")
+        if suffix == ".onnx":
+            return setup_ort_session(path, self.map_location, self.device.index or 0)
+        if suffix == ".pt2":
+            return load_exported(path, self.device)
+        if not self._use_torch_export_aot_compile():
+            raise RuntimeError(
+                f"No model weights could be loaded: {Path(path).name} is machine code. If it was "
+                "made by torch._export.aot_compile, put 'pt2: {export: {aot_compile: true}}' into "
+                "the archive's model-config.yaml."
+            )
+        return self._load_torch_export_aot_compile(path)
 
     def _load_torchscript_model(self, model_pt_path: str) -> Any:
-        try:
-            with warnings.catch_warnings():
-                # The archive's format is not the server's choice.
-                warnings.filterwarnings("ignore", r".*torch\.jit\.load.* is deprecated")
-                return torch.jit.load(model_pt_path, map_location=self.device)  # type: ignore[no-untyped-call]
-        except RuntimeError as error:
-            if "constants.pkl" not in str(error):
-                raise
-            name = Path(model_pt_path).name
-            raise RuntimeError(
-                f"{name} is not a TorchScript program. If it holds a state dict, the archive also "
-                "needs the file that defines the model: 'flambeau archive --model-file'."
-            ) from error
+        return load_torchscript(model_pt_path, self.device)
+
+    def _load_torch_export_aot_compile(self, model_so_path: str) -> Any:
+        if self.map_location == "cuda":
+            # The library is loaded onto the current GPU.
+            torch.cuda.set_device(self.device)
+        return load_shared_library(model_so_path, self.map_location)
+
+    def _use_torch_export_aot_compile(self) -> bool:
+        return uses_aot_compile(self.model_yaml_config)
 
     def _load_pickled_model(
         self, model_dir: str, model_file: str, model_pt_path: str | None
@@ -144,35 +153,15 @@ class BaseHandler:
         module = import_module(model_file.split(".")[0], Path(model_dir))
         classes = list_classes_from_module(module)
         if len(classes) != 1:
-            classes = list_classes_from_module(module, torch.nn.Module)
-        if len(classes) != 1:
-            names = [cls.__name__ for cls in list_classes_from_module(module)]
-            raise ValueError(f"Expected only one class as model definition. {names}")
+            models = list_classes_from_module(module, torch.nn.Module)
+            if len(models) != 1:
+                names = [cls.__name__ for cls in models or classes]
+                raise ValueError(f"Expected only one class as model definition. {names}")
+            classes = models
         model: Any = classes[0]()
         if model_pt_path:
-            model.load_state_dict(self._read_weights(model_pt_path))
+            load_weights(model, model_pt_path, self.device, self.model_yaml_config)
         return model  # type: ignore[no-any-return]
-
-    def _read_weights(self, path: str) -> Any:
-        name = Path(path).name
-        if Path(path).suffix == ".safetensors":
-            return _read_safetensors(path, str(self.device))
-        if _allows_pickle(self.model_yaml_config):
-            logger.warning(
-                "%s is read with weights_only: false, as the archive's configuration says: "
-                "code in it is run",
-                name,
-            )
-            return torch.load(path, map_location=self.device, weights_only=False)
-        try:
-            # Left to torch's default, which is True, so that its environment variables work too.
-            return torch.load(path, map_location=self.device)
-        except pickle.UnpicklingError as error:
-            raise RuntimeError(
-                f"{name} holds more than tensors, and reading that would run code from it. Save "
-                "the model's state_dict() alone; or, if you trust the archive, put 'handler: "
-                "{weights_only: false}' into its model-config.yaml."
-            ) from error
 
     @timed
     def preprocess(self, data: Any) -> Any:
@@ -181,7 +170,12 @@ class BaseHandler:
 
     @timed
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
-        """Run the model on the batch, without recording gradients."""
+        """Run the model on the batch, without recording gradients.
+
+        Of an ONNX model's outputs the first is returned.
+        """
+        if not callable(self.model):
+            return run_session(self.model, data, self.device)
         with torch.inference_mode():
             return self.model(data.to(self.device), *args, **kwargs)
 
@@ -196,6 +190,10 @@ class BaseHandler:
         self.context = context
         if self._is_describe():
             output: Any = [self.describe_handle()]
+        elif os.environ.get("ENABLE_TORCH_PROFILER"):
+            if self.manifest is None:
+                self.manifest = context.manifest
+            output, _ = self._infer_with_profiler(data=data)
         else:
             model_input = self.preprocess(data)
             if self._is_explain():
@@ -206,6 +204,10 @@ class BaseHandler:
             milliseconds = round((time.perf_counter() - started) * 1000, 2)
             context.metrics.add_time("HandlerTime", milliseconds, None, "ms")
         return output
+
+    def _infer_with_profiler(self, data: Any) -> tuple[Any, Any]:
+        """The answers to a batch, and the profile of their making; ``profiler_args`` set it up."""
+        return infer_with_profiler(self, data)
 
     def explain_handle(self, data_preprocess: Any, raw_data: Any) -> Any:
         """Explain the first request through the subclass's ``get_insights``.
@@ -256,52 +258,17 @@ def _weights_path(model_dir: Path, serialized_file: str | None) -> str | None:
     return str(path)
 
 
-def _read_safetensors(path: str, device: str) -> Any:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError:
-        raise RuntimeError(
-            f"{Path(path).name} needs the library safetensors: pip install 'flambeau[safetensors]'"
-        ) from None
-    try:
-        return load_file(path, device=device)
-    except SafetensorError as error:
-        raise RuntimeError(
-            f"{Path(path).name} is not in the format safetensors: {error}"
-        ) from error
-
-
-def _torchscript_path(path: str | None) -> str:
+def _no_program(path: str | None) -> str:
     if path is None:
-        raise RuntimeError(
-            "No model weights could be loaded: the manifest names neither a model file nor a "
-            "serialized file."
-        )
-    suffix = Path(path).suffix
-    if suffix == ".pt":
-        return path
+        return "the manifest names neither a model file nor a serialized file."
     name = Path(path).name
-    if suffix == ".safetensors":
-        raise RuntimeError(
-            f"No model weights could be loaded: {name} holds weights only. The archive needs the "
-            "file that defines the model ('flambeau archive --model-file'), or 'handler: "
-            "{architecture: NAME}' in its model-config.yaml for a model of torchvision."
+    if name.endswith(".safetensors"):
+        return (
+            f"{name} holds weights only. The archive needs the file that defines the model "
+            "('flambeau archive --model-file'), or 'handler: {architecture: NAME}' in its "
+            "model-config.yaml for a model of torchvision."
         )
-    if suffix in _NOT_YET:
-        raise RuntimeError(
-            f"No model weights could be loaded: {name} is of a kind that is not supported yet "
-            f"({_NOT_YET[suffix]}). Use a TorchScript program or a model file with a state dict."
-        )
-    raise RuntimeError(
-        f"No model weights could be loaded: {name} comes without a model file, and a TorchScript "
-        "program is told by a name that ends in .pt."
+    return (
+        f"{name} comes without a model file, and what is no state dict is told by its name: a "
+        "TorchScript program ends in .pt, one of torch.export in .pt2, an ONNX model in .onnx."
     )
-
-
-def _allows_pickle(config: Any) -> bool:
-    section = config.get("handler") if isinstance(config, dict) else None
-    weights_only = section.get("weights_only", True) if isinstance(section, dict) else True
-    if not isinstance(weights_only, bool):
-        raise ValueError(f"handler.weights_only must be true or false, not {weights_only!r}")
-    return not weights_only

@@ -35,6 +35,7 @@ _MAX_COMPONENT_BYTES = 255
 _MAX_DEPTH = 64
 # What a tar may spend on the headers of one entry (long names come as extra headers).
 _MAX_HEADER_BYTES = 64 << 10
+_WEIGHTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _ENCRYPTED = 0x1 | 0x40
@@ -274,7 +275,8 @@ class _Folder:
                 self.expect(0, len(chunk))
                 self._bytes += len(chunk)
                 file.write(chunk)
-            os.fchmod(file.fileno(), 0o644)
+            # Workers map weights that nobody may write into their memory.
+            os.fchmod(file.fileno(), 0o444 if path.suffix in _WEIGHTS else 0o644)
         return self._bytes - before
 
 

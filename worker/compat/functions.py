@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import functools
 import importlib
 import logging
@@ -20,33 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 logger = logging.getLogger(__name__)
-
-
-class PT2Backend(str, enum.Enum):
-    """Backends of ``torch.compile`` that TorchServe knows."""
-
-    EAGER = "eager"
-    AOT_EAGER = "aot_eager"
-    INDUCTOR = "inductor"
-    NVFUSER = "nvfuser"
-    AOT_NVFUSER = "aot_nvfuser"
-    AOT_CUDAGRAPHS = "aot_cudagraphs"
-    OFI = "ofi"
-    FX2TRT = "fx2trt"
-    ONNXRT = "onnxrt"
-    IPEX = "ipex"
-    TORCHXLA_TRACE_ONCE = "torchxla_trace_once"
-    OPENVINO = "openvino"
-    TENSORRT = "tensorrt"
-    HPU_BACKEND = "hpu_backend"
-
-
-def check_valid_pt2_backend(backend: str) -> bool:
-    """Whether ``backend`` is one that TorchServe knows; a warning in the log if not."""
-    if backend in {each.value for each in PT2Backend}:
-        return True
-    logger.warning("%s is not a supported backend", backend)
-    return False
 
 
 def get_yaml_config(yaml_file_path: str | Path) -> Any:

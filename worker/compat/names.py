@@ -25,17 +25,16 @@ class Constant:
 
 
 _VERSION = Constant(TORCHSERVE_VERSION)
-_YES, _NO = Constant(True), Constant(False)
 _BASE: dict[str, str | Constant] = {
     "BaseHandler": "handlers.base:BaseHandler",
     "logger": "handlers.base:logger",
-    # What the handler can do here, whatever is installed.
-    "PROFILER_AVAILABLE": _YES,
-    "PT2_AVAILABLE": _YES,
-    "PT230_AVAILABLE": _YES,
-    "XLA_AVAILABLE": _NO,
-    "IPEX_AVAILABLE": _NO,
-    "ONNX_AVAILABLE": _NO,
+    "setup_ort_session": "handlers.onnx:setup_ort_session",
+    "PROFILER_AVAILABLE": "handlers.profiler:PROFILER_AVAILABLE",
+    "PT2_AVAILABLE": "handlers.compile:PT2_AVAILABLE",
+    "PT230_AVAILABLE": "handlers.compile:PT230_AVAILABLE",
+    "XLA_AVAILABLE": "handlers.devices:XLA_AVAILABLE",
+    "IPEX_AVAILABLE": "handlers.devices:IPEX_AVAILABLE",
+    "ONNX_AVAILABLE": "handlers.onnx:ONNX_AVAILABLE",
 }
 _ENVELOPE = "worker.envelopes:BaseEnvelope"
 _CACHING = "worker.metrics:CachingMetric"
@@ -82,9 +81,9 @@ MODULES: Mapping[str, Mapping[str, str | Constant]] = {
     "ts.utils.timeit_decorator": {"timeit": "worker.compat.functions:timeit"},
     "ts.utils.util": {
         "CLEANUP_REGEX": "handlers.markup:CLEANUP_REGEX",
-        "PT2Backend": "worker.compat.functions:PT2Backend",
+        "PT2Backend": "handlers.compile:PT2Backend",
         "PredictionException": "worker.errors:PredictionException",
-        "check_valid_pt2_backend": "worker.compat.functions:check_valid_pt2_backend",
+        "check_valid_pt2_backend": "handlers.compile:check_valid_pt2_backend",
         "deprecated": "worker.compat.functions:deprecated",
         "get_yaml_config": "worker.compat.functions:get_yaml_config",
         "list_classes_from_module": "worker.modules:list_classes_from_module",
