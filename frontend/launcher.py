@@ -100,6 +100,8 @@ class LocalLauncher:
         environ = {
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
+            # ONNX Runtime would report its use to Microsoft.
+            "ORT_DISABLE_TELEMETRY": "1",
             **self._environ,
             **launch.environ,
             "PYTHONUNBUFFERED": "1",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 import zipfile
 from pathlib import Path
@@ -45,7 +44,6 @@ def load_exported(path: str, device: Any) -> Any:
     """
     names = _members(path)
     if any(name.startswith(_COMPILED) for name in names):
-        _check_inputs_at_runtime()
         index = device.index if device.type != "cpu" and device.index is not None else -1
         return torch._inductor.aoti_load_package(path, device_index=index)
     if not any(name.startswith(_EXPORTED) for name in names):
@@ -63,7 +61,6 @@ def load_exported(path: str, device: Any) -> Any:
 
 def load_shared_library(path: str, map_location: str | None) -> Any:
     """The model that ``torch._export.aot_compile`` made into machine code; what it loads is run."""
-    _check_inputs_at_runtime()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*aot_load.*")
         return torch._export.aot_load(path, map_location or "cpu")
@@ -78,9 +75,3 @@ def _members(path: str) -> list[str]:
             ]
     except (zipfile.BadZipFile, OSError):
         return []
-
-
-def _check_inputs_at_runtime() -> None:
-    # Without it compiled code takes a tensor of another shape or type for what it was made for,
-    # and reads beyond its end. Clients choose shapes.
-    os.environ.setdefault("AOTI_RUNTIME_CHECK_INPUTS", "1")

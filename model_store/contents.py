@@ -106,11 +106,16 @@ def _switches(model_dir: Path, manifest: Manifest | None) -> list[Finding]:
     name = None if manifest is None else manifest.config_file
     if name is None:
         return []
-    return [
+    config = read_model_config(model_dir, name)
+    findings = [
         Finding(name, Danger.CODE, f"{key}: {str(value).lower()}")
-        for key, value in _keys(read_model_config(model_dir, name))
+        for key, value in _keys(config)
         if key in _SWITCHES and value is _SWITCHES[key]
     ]
+    if any(key == "options" for key, _ in _keys(config.get("pt2"))):
+        # Those of inductor name the compiler that it starts, among others.
+        findings.append(Finding(name, Danger.CODE, "pt2 options, which may name programs to run"))
+    return findings
 
 
 def _keys(value: Any) -> Iterator[tuple[object, object]]:

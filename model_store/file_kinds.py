@@ -40,6 +40,7 @@ _COMPRESSED_MAGIC = (
 _IDENTIFIER = re.compile(r"[A-Za-z_][\w.]*")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 _RAW_TENSOR = re.compile(r"[^/]+/(data/[0-9]+|version|byteorder|\.format_version|\.data/.*)")
+_EXPORTED = re.compile(r"(.*/)?(models/[^/]+|serialized_exported_program)\.json")
 _LONGEST_HEADER = 100 << 20
 _MOST_MEMBERS = 10_000
 _PIECE = 1 << 20
@@ -150,6 +151,8 @@ def _judge_rest(
             return _of_pickle(name, imported)
     if text:
         return Finding(name, Danger.DATA, "text")
+    if suffix == ".onnx":
+        return Finding(name, Danger.UNKNOWN, "an ONNX model, which may read files beside it")
     return Finding(name, Danger.UNKNOWN, "binary data of a kind that is not known here")
 
 
@@ -172,10 +175,13 @@ def _judge_members(archive: zipfile.ZipFile, name: str, head: bytes, budget: Bud
         # Readers differ in what they make of it.
         return Finding(name, Danger.HIDDEN, "a zip that can be read in several ways")
     is_program = any(each.endswith("constants.pkl") for each in names)
+    is_exported = any(map(_EXPORTED.fullmatch, names))
     found, imported = False, set[str]()
     for member, lower in zip(members, names, strict=True):
         suffix = os.path.splitext(lower)[1]
-        if (suffix in _PYTHON and not is_program) or suffix in _NATIVE:
+        if suffix in _NATIVE:
+            return Finding(name, Danger.HIDDEN, f"machine code in a zip ({member.filename})")
+        if suffix in _PYTHON and not is_program:
             return Finding(name, Danger.HIDDEN, f"code in a zip ({member.filename})")
         if _RAW_TENSOR.fullmatch(lower):
             continue
@@ -192,6 +198,9 @@ def _judge_members(archive: zipfile.ZipFile, name: str, head: bytes, budget: Bud
             found = True
             with archive.open(member) as content:
                 imported |= imported_names(content, budget)
+    if is_exported:
+        what = "a program of torch.export, of which torch runs parts as Python"
+        return Finding(name, Danger.HIDDEN, what)
     if is_program:
         return Finding(name, Danger.CODE, "a TorchScript program")
     if found:

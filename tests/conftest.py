@@ -31,6 +31,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 _KEPT_DESCRIPTORS = ("/dev/nvidia", "/dev/urandom")
 """What libraries open once per process and keep."""
 
+# As in workers (frontend/launcher.py): it sends over threads and files of its own.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 _failed = pytest.StashKey[bool]()
 
 

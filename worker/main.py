@@ -7,6 +7,8 @@ EXIT_CUDA_ERROR when the GPU context is beyond use.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import gc
 import json
 import logging
@@ -86,12 +88,19 @@ def _serve(link: Link) -> int:
         # Stay until the frontend has read the reason and ends this process.
         link.receive(_FAREWELL)
         return 1
-    # The model and its libraries stay: the collector need not look through them time and again.
-    gc.collect()
-    gc.freeze()
+    _tidy_memory()
     seconds = time.perf_counter() - started
     link.send(Loaded(serving.credits, seconds, *serving.schemas, serving.drain_samples()))
     return serving.run()
+
+
+def _tidy_memory() -> None:
+    # The model and its libraries stay: the collector need not look through them time and again.
+    gc.collect()
+    gc.freeze()
+    # Loading frees as much as a model is large, and glibc would keep it.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class _Serving(NamedTuple):

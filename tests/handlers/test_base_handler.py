@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +11,12 @@ import torch
 from safetensors.torch import save_file
 
 from flambeau.handlers.base import BaseHandler
-from flambeau.worker.context import Context
-from flambeau.worker.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
+
+    from flambeau.worker.context import Context
 
 DOUBLE = """
 import torch
@@ -44,28 +43,6 @@ def script(model: torch.nn.Module, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r".*torch\.jit\.script.* is deprecated")
         torch.jit.script(model).save(str(path))  # type: ignore[no-untyped-call]
-
-
-@pytest.fixture(autouse=True)
-def _modules_as_before() -> Iterator[None]:
-    known = set(sys.modules)
-    yield
-    for name in {"net", "layers"} & (set(sys.modules) - known):
-        del sys.modules[name]
-
-
-@pytest.fixture
-def make_context(tmp_path: Path) -> Callable[..., Context]:
-    def make_context(config: Any = None, gpu: int | None = None, **model: str) -> Context:
-        manifest = {"model": {"modelName": "m", **model}}
-        config = {} if config is None else config
-        context = Context(
-            "m", str(tmp_path), manifest, 1, gpu, "0.12.0", True, Metrics("m"), config
-        )
-        context.begin_batch(["id"], [{}])
-        return context
-
-    return make_context
 
 
 def loaded(context: Context) -> BaseHandler:
@@ -152,6 +129,39 @@ def test_a_model_file_without_one_obvious_model_is_refused(
         loaded(make_context(modelFile="net.py"))
 
 
+def test_of_several_models_each_is_named(
+    tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    (tmp_path / "net.py").write_text(f"{DOUBLE}\nclass Other(Scale): pass\nclass Settings: pass\n")
+    with pytest.raises(ValueError, match=r"\['Other', 'Scale'\]"):
+        loaded(make_context(modelFile="net.py"))
+
+
+def test_a_subclass_may_load_the_model_in_its_own_way(
+    tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    class Eager(BaseHandler):
+        def _load_pickled_model(
+            self, model_dir: str, model_file: str, model_pt_path: str | None
+        ) -> torch.nn.Module:
+            assert (model_dir, model_file) == (str(tmp_path), "net.py")
+            assert model_pt_path == str(tmp_path / "net.pth")
+            return Scale().double()
+
+    class Scripted(BaseHandler):
+        def _load_torchscript_model(self, model_pt_path: str) -> Any:
+            assert model_pt_path == str(tmp_path / "net.pt")
+            return Scale().half()
+
+    for name in ("net.pth", "net.pt"):
+        (tmp_path / name).touch()
+    eager, scripted = Eager(), Scripted()
+    eager.initialize(make_context(modelFile="net.py", serializedFile="net.pth"))
+    scripted.initialize(make_context(serializedFile="net.pt"))
+    assert eager.inference(torch.ones(1, dtype=torch.float64)).dtype is torch.float64
+    assert scripted.inference(torch.ones(1, dtype=torch.float16)).dtype is torch.float16
+
+
 def test_weights_with_code_are_refused_and_the_way_out_is_told(
     tmp_path: Path, make_context: Callable[..., Context], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -196,16 +206,16 @@ def test_a_weights_only_that_is_neither_true_nor_false_is_refused(
         ({}, "No model weights could be loaded: the manifest names neither"),
         ({"serializedFile": "gone.pt"}, "Missing the weights file gone.pt"),
         ({"modelFile": "gone.py"}, "Missing the model file gone.py"),
-        ({"serializedFile": "there.onnx"}, "not supported yet .ONNX models"),
-        ({"serializedFile": "there.so"}, "not supported yet .AOT-compiled"),
+        ({"serializedFile": "there.so"}, r"there\.so is machine code.*aot_compile: true"),
         ({"serializedFile": "there.pth"}, "ends in .pt"),
+        ({"serializedFile": "there.pt2"}, "written neither by torch.export.save nor"),
         ({"serializedFile": "state.pt"}, "not a TorchScript program.*--model-file"),
     ],
 )
 def test_what_cannot_be_loaded_is_told_apart(
     tmp_path: Path, make_context: Callable[..., Context], model: dict[str, str], reason: str
 ) -> None:
-    for name in ("there.onnx", "there.so", "there.pth"):
+    for name in ("there.so", "there.pth", "there.pt2"):
         (tmp_path / name).touch()
     torch.save({}, tmp_path / "state.pt")
     with pytest.raises(RuntimeError, match=reason):
@@ -342,14 +352,6 @@ def test_the_model_lives_on_the_assigned_gpu(
     script(Scale(), tmp_path / "net.pt")
     scripted = make_context(gpu=0, serializedFile="net.pt")
     assert loaded(scripted).handle([[1.0]], scripted) == [[3.0]]
-
-
-def test_compile_settings_are_not_silently_ignored(
-    tmp_path: Path, make_context: Callable[..., Context], caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "net.py").write_text(DOUBLE)
-    loaded(make_context({"pt2": {"compile": {"enable": True}}}, modelFile="net.py"))
-    assert "pt2" in caplog.text
 
 
 def test_weights_may_be_safetensors(tmp_path: Path, make_context: Callable[..., Context]) -> None:

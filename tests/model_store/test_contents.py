@@ -155,6 +155,36 @@ def test_every_kind_of_file_is_told(tmp_path: Path, model: torch.nn.Module) -> N
     }
 
 
+def test_programs_that_are_not_torchscript_are_told(tmp_path: Path) -> None:
+    members = {
+        "exported.pt2": ("net/models/model.json", b"{}"),
+        "older.pt2": ("serialized_exported_program.json", b"{}"),
+        "compiled.pt2": ("net/data/aotinductor/model/a.wrapper.so", b""),
+    }
+    for name, member in members.items():
+        (tmp_path / name).write_bytes(torch_zip(member))
+    (tmp_path / "net.onnx").write_bytes(b"\x08\x08:\x00")
+    found = {each.file: (each.danger, each.what) for each in inspect(tmp_path, None)}
+    exported = (Danger.HIDDEN, "a program of torch.export, of which torch runs parts as Python")
+    assert found == {
+        "exported.pt2": exported,
+        "older.pt2": exported,
+        "compiled.pt2": (Danger.HIDDEN, f"machine code in a zip ({members['compiled.pt2'][0]})"),
+        "net.onnx": (Danger.UNKNOWN, "an ONNX model, which may read files beside it"),
+    }
+    with pytest.raises(InvalidModelError, match=r"net\.onnx: it could be code"):
+        refuse_code(tmp_path, None)
+
+
+def test_options_for_the_compiler_are_code(tmp_path: Path) -> None:
+    manifest = Manifest("m", handler="image_classifier", config_file="c.yaml")
+    (tmp_path / "c.yaml").write_text("pt2: {compile: {enable: true, mode: max-autotune}}")
+    refuse_code(tmp_path, manifest)
+    (tmp_path / "c.yaml").write_text("pt2: {compile: {enable: true, options: {cpp.cxx: sh}}}")
+    with pytest.raises(InvalidModelError, match="pt2 options, which may name programs"):
+        refuse_code(tmp_path, manifest)
+
+
 def test_settings_labels_and_safetensors_are_no_code(
     tmp_path: Path, model: torch.nn.Module
 ) -> None:

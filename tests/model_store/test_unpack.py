@@ -147,10 +147,11 @@ def test_modes_are_ours_whatever_the_archive_and_the_umask_say(tmp_path: Path, s
 
 
 def test_weights_are_for_reading_so_that_workers_may_map_them(tmp_path: Path) -> None:
-    write_zip(tmp_path / "m.mar", [*model_members(), ("net.pt", b"")])
+    write_zip(tmp_path / "m.mar", {**model_members(), "net.pt": b""})
     unpack(tmp_path / "m.mar", tmp_path / "target")
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in files_in(tmp_path / "target")}
-    assert (modes["net.pt"], modes["handler.py"]) == (0o444, 0o644)
+    names = ("net.pt", "handler.py")
+    modes = [stat.S_IMODE((tmp_path / "target" / name).stat().st_mode) for name in names]
+    assert modes == [0o444, 0o644]
 
 
 UNSAFE_NAMES = [
