@@ -60,6 +60,9 @@ OTHER_VARIABLES = frozenset(
         "FLAMBEAU_MANAGEMENT",
         "FLAMBEAU_API_KEY",
         "FLAMBEAU_CLIENT_CERTIFICATE",
+        # Workers read these.
+        "TS_IPEX_ENABLE",
+        "TS_IPEX_GPU_ENABLE",
     }
 )
 """Variables that are no key of the configuration."""
