@@ -16,6 +16,7 @@ from .contractions import expand_contractions
 from .explanations import captum_attr
 from .markup import without_markup
 from .tokens import get_tokenizer
+from .weights import read_pickle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -76,7 +77,7 @@ class TextHandler(BaseHandler):
 
     def _read_vocabulary(self, path: str) -> Any:
         try:
-            return self._read_weights(path)
+            return read_pickle(path, self.device, self.model_yaml_config)
         except RuntimeError as error:
             if not isinstance(error.__cause__, pickle.UnpicklingError):
                 raise

@@ -34,7 +34,7 @@ def load_weights(model: torch.nn.Module, path: str, device: Any, config: Any) ->
         state = _read_safetensors(path, device)
     else:
         is_mapped = is_mapped and _is_plain_zip(path)
-        state = _read_pickle(path, device, config, is_mapped)
+        state = read_pickle(path, device, config, is_mapped)
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError) as error:
@@ -59,7 +59,11 @@ def allows_pickle(config: Any) -> bool:
     return not weights_only
 
 
-def _read_pickle(path: str, device: Any, config: Any, is_mapped: bool) -> Any:
+def read_pickle(path: str, device: Any, config: Any, is_mapped: bool = False) -> Any:
+    """What torch.save has written, without running code from it unless ``config`` allows that.
+
+    Raises RuntimeError, with UnpicklingError for its cause, for what holds more than tensors.
+    """
     name = Path(path).name
     if allows_pickle(config):
         logger.warning(
