@@ -29,10 +29,12 @@ from .http.management import ManagementAPI
 from .http.middlewares import Answer, Guard, Listener, Route, json_answer, path_segments
 from .http.payload import request_query
 from .http.sites import open_site
+from .http.workflows import WorkflowInference, WorkflowManagement
 from .metrics import CONTENT_TYPE
 from .predictor import Predictor
 from .shielded import ShieldedCalls
 from .tls import Certificate
+from .workflow_predictor import WorkflowPredictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .metrics import Metrics
     from .registry import Registry
+    from .workflows import Workflows
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that an answer under way gets when the listeners are closed."""
@@ -55,6 +58,7 @@ class Services:
 
     engine: Engine
     registry: Registry
+    workflows: Workflows
     metrics: Metrics
     config: Config
     access: Access
@@ -132,7 +136,13 @@ async def start_listeners(services: Services) -> Listeners:
     There are three, or two where inference and management have one address.
     """
     config = services.config
-    management = ManagementAPI(services.registry, config, services.access, services.changes)
+    management = ManagementAPI(
+        services.registry,
+        WorkflowManagement(services.workflows, config, services.changes),
+        config,
+        services.access,
+        services.changes,
+    )
     predictor = Predictor(
         services.engine,
         services.registry,
@@ -141,7 +151,8 @@ async def start_listeners(services: Services) -> Listeners:
         config.max_response_size,
     )
     health = HealthAPI(services.registry, services.is_draining, services.is_starting)
-    inference = InferenceAPI(predictor, services.registry, config, health)
+    workflows = WorkflowInference(WorkflowPredictor(services.workflows, predictor), config)
+    inference = InferenceAPI(predictor, services.registry, workflows, config, health)
     metrics = MetricsAPI(services.metrics)
     listeners = Listeners(services.changes, config)
     routes: list[tuple[str, str, Route, ScopeOf]] = [

@@ -210,5 +210,9 @@ class ModelsKeys:
         file_only=True,
     )
     workflow_store: Path | None = key(
-        PATH, None, "Folder of workflow archives. No effect yet.", shown="none"
+        PATH,
+        None,
+        "Folder that holds the workflow archives.",
+        shown="model_store",
+        flag="--workflow-store",
     )

@@ -23,12 +23,21 @@ _PAGE_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A registered version, as the registry knows it."""
+    """A registered version, as the registry knows it.
+
+    ``of_workflow``: it is a node of a workflow, and comes and goes with that.
+    """
 
     spec: VersionSpec
     stored: StoredModel
     runtime: str
     loaded_at_startup: bool
+    of_workflow: bool = False
+
+    @property
+    def is_function(self) -> bool:
+        """Its code is in a workflow's archive: it has no URL, and nothing of its own to release."""
+        return not self.stored.url
 
 
 def describe_version(
@@ -41,7 +50,7 @@ def describe_version(
     fields: dict[str, object] = {
         "modelName": spec.key[0],
         "modelVersion": spec.key[1],
-        "modelUrl": record.stored.url,
+        "modelUrl": record.stored.url or None,
         "runtime": record.runtime,
         "minWorkers": version.min_workers,
         "maxWorkers": version.max_workers,

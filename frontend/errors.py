@@ -10,6 +10,7 @@
     ├── ResourceNotFoundError           404 ResourceNotFoundException
     ├── UnknownModelError               404 ModelNotFoundException
     ├── UnknownVersionError             404 ModelVersionNotFoundException
+    ├── UnknownWorkflowError            404 WorkflowNotFoundException
     ├── MethodNotAllowedError           405 MethodNotAllowedException
     ├── RequestTimeoutError             408 RequestTimeoutException
     ├── ConflictError                   409 ConflictStatusException
@@ -19,6 +20,7 @@
     ├── ExpectationFailedError          417 BadRequestException
     ├── InvalidInputError               422 InvalidInputException
     ├── WorkerStartError                500 InternalServerException  (507 when out of memory)
+    ├── WorkflowError                   500 WorkflowException
     ├── InferenceError                  status of the worker's answer
     ├── ServiceUnavailableError         503 ServiceUnavailableException
     │   ├── NoWorkerError               nobody can take the request
@@ -119,6 +121,16 @@ class UnknownVersionError(FlambeauError):
         super().__init__(f"Model version: {version} does not exist for model: {model_name}")
 
 
+class UnknownWorkflowError(FlambeauError):
+    """No workflow of that name is registered."""
+
+    status = 404
+    type = "WorkflowNotFoundException"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Workflow not found: {name}")
+
+
 class MethodNotAllowedError(FlambeauError):
     """The route exists, the method does not."""
 
@@ -183,6 +195,12 @@ class WorkerStartError(FlambeauError):
         super().__init__(message)
         self.status = status
         self.clock = clock
+
+
+class WorkflowError(FlambeauError):
+    """Nodes of a workflow could not be registered; none of the others stays either."""
+
+    type = "WorkflowException"
 
 
 class InferenceError(FlambeauError):

@@ -26,7 +26,11 @@ MAX_CONCURRENCY = 100
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """``POST /models``. None: not said. Times as the API has them: ms for the delay, else s."""
+    """``POST /models``. None: not said. Times as the API has them: ms for the delay, else s.
+
+    ``of_workflow`` says that the version is a node of a workflow. A function of a workflow has its
+    code in the workflow's archive, which is ``borrowed``: who registers it has it and keeps it.
+    """
 
     url: str
     model_name: str | None = None
@@ -40,6 +44,8 @@ class Registration:
     synchronous: bool = True
     sha256: str | None = None
     s3_sse_kms: bool = False
+    of_workflow: bool = False
+    borrowed: StoredModel | None = None
 
 
 def make_spec(

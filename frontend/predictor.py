@@ -42,7 +42,8 @@ class Predictor:
         self._registry = registry
         self._metrics = metrics
         self._is_draining = is_draining
-        self._longest_answer = longest_answer
+        self.longest_answer = longest_answer
+        """Bytes that an answer, or a piece of one, may have."""
 
     def is_draining(self) -> bool:
         """The server takes no new requests."""
@@ -71,6 +72,18 @@ class Predictor:
         FlambeauError that the client should see.
         """
         self.refuse_if_draining()
+        return await self.ask(request_id, model, version, read_input, check, time_limit)
+
+    async def ask(
+        self,
+        request_id: str,
+        model: str,
+        version: str | None,
+        read_input: Callable[[], Awaitable[tuple[dict[str, str], list[Part]]]],
+        check: Callable[[Outcome], None],
+        time_limit: float | None,
+    ) -> Outcome:
+        """As ``predict``, for a part of a request that was accepted before the server drains."""
         key = self._registry.resolve(model, version)
         started = monotonic()
         try:
@@ -91,14 +104,14 @@ class Predictor:
             if current is not None and current.spec.sequences is not None:
                 job.sequence = name_sequence(headers, current.spec.sequences, _new_id)
             outcome = await self._outcome(key, job)
-            refuse_longer(len(outcome.body), self._longest_answer)
+            refuse_longer(len(outcome.body), self.longest_answer)
             check(outcome)
         except FlambeauError as error:
             outcome = Outcome(status=error.status, error=error)
         if outcome.stream is None:
             self._observe(key, version, outcome, started, request_id)
         else:
-            outcome.stream.longest_piece = self._longest_answer
+            outcome.stream.longest_piece = self.longest_answer
             outcome.stream.on_end = lambda end: self._observe(
                 key, version, end, started, request_id
             )

@@ -57,4 +57,4 @@ def make_record(
         logger.warning("model %s: %s", name, warning)
     python = None if environment is None else environment.python
     spec = make_spec((name, version), handler, registration, stored, config, python)
-    return Record(spec, stored, runtime, at_startup)
+    return Record(spec, stored, runtime, at_startup, registration.of_workflow)

@@ -97,16 +97,20 @@ class Registry:
         return (name, version)
 
     def snapshot(self) -> dict[str, dict[str, dict[str, object]]]:
-        """Every version by model and version, in the form of TorchServe's snapshots."""
-        return {
+        """Versions by model and version, in the form of TorchServe's snapshots, which leave out
+        the nodes of workflows.
+        """
+        kept = {
             name: {
                 version: summarise(
                     record, self._engine.version(record.spec.key), self._defaults[name] == version
                 )
                 for version, record in records.items()
+                if not record.of_workflow
             }
             for name, records in sorted(self._records.items())
         }
+        return {name: versions for name, versions in kept.items() if versions}
 
     async def register(self, registration: Registration) -> Reply:
         """Register a version and start its initial workers.
@@ -129,9 +133,11 @@ class Registry:
             raise BadRequestError(
                 "Model store has not been configured. Start flambeau with --model-store DIR."
             )
-        stored = await asyncio.to_thread(
-            self._store.acquire, registration.url, registration.sha256, registration.s3_sse_kms
-        )
+        stored = registration.borrowed
+        if stored is None:
+            stored = await asyncio.to_thread(
+                self._store.acquire, registration.url, registration.sha256, registration.s3_sse_kms
+            )
         try:
             environment = await self._dependencies.plan(stored, registration.runtime)
             record = make_record(registration, stored, environment, self._config, at_startup)
@@ -139,7 +145,8 @@ class Registry:
             _refuse_too_many(minimum)
             self._insert(record)
         except BaseException:
-            await asyncio.to_thread(self._store.release, stored)
+            if registration.borrowed is None:
+                await asyncio.to_thread(self._store.release, stored)
             raise
         name, version = key = record.spec.key
         if environment is not None:
@@ -251,8 +258,14 @@ class Registry:
         return described
 
     def list_models(self, limit: int = 100, offset: int = 0) -> dict[str, object]:
-        """A page of the default versions, sorted by name, in TorchServe's form."""
-        names = sorted(self._records)
+        """A page of the default versions, sorted by name, in TorchServe's form. Functions of
+        workflows are not among them.
+        """
+        names = sorted(
+            name
+            for name, version in self._defaults.items()
+            if not self._records[name][version].is_function
+        )
         page = {
             "models": [
                 {
@@ -387,7 +400,7 @@ class Registry:
                 self._defaults[name] = next(iter(self._records[name]))
             self._forget(key)
             await self._dependencies.release(key)
-            if self._store is not None:
+            if self._store is not None and not record.is_function:
                 await asyncio.to_thread(self._store.release, record.stored)
             logger.info("model %s version %s unregistered", name, version)
         return gone

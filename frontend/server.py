@@ -36,8 +36,9 @@ from .reload import watch
 from .runstate import remove_state, write_state
 from .snapshots import Snapshots
 from .startup import load_startup_models
-from .storage import make_model_store
+from .storage import make_model_store, make_workflow_store
 from .system_metrics import SystemMetrics
+from .workflows import Workflows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -120,6 +121,11 @@ class Server:
         self._store = make_model_store(config)
         self._dependencies = Dependencies(self.engine, config, self._workers_environ())
         self.registry = self._make_registry()
+        self._workflows = Workflows(
+            self.registry,
+            make_workflow_store(config, self._store),
+            float(config.unregister_model_timeout),
+        )
         self._access = make_access(config)
         self._snapshots = Snapshots(config, self.registry) if config.snapshots else None
         self.metrics.workers = self._count_workers
@@ -133,6 +139,7 @@ class Server:
         services = Services(
             self.engine,
             self.registry,
+            self._workflows,
             self.metrics,
             self._config,
             self._access,
@@ -229,13 +236,19 @@ class Server:
         logger.info("flambeau is draining; a second signal skips the wait")
         await self._dependencies.close()
         await self._wait(self._hurry, self._config.pre_stop_delay)
-        draining = asyncio.ensure_future(self.engine.close(float(self._config.drain_timeout)))
+        draining = asyncio.ensure_future(self._finish(float(self._config.drain_timeout)))
         hurry = asyncio.ensure_future(self._hurry.wait())
         await asyncio.wait([draining, hurry], return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
         if not draining.done():
             self.engine.abort()
         await draining
+
+    async def _finish(self, timeout: float) -> None:
+        """Workflows first: their later nodes are asked while the earlier ones are served."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        await self._workflows.unused(timeout)
+        await self.engine.close(max(0.0, deadline - asyncio.get_running_loop().time()))
 
     @staticmethod
     async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -11,6 +11,8 @@ from ..model_store.store import ModelStore
 from .errors import ConfigError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..model_store.signatures import Verify
     from .config import Config
 
@@ -24,8 +26,23 @@ def make_model_store(config: Config) -> ModelStore | None:
     signatures = make_signatures(config)
     if config.model_store is None:
         return None
+    return _store(config, config.model_store, signatures)
+
+
+def make_workflow_store(config: Config, models: ModelStore | None) -> ModelStore | None:
+    """Where workflows are: in ``models`` too, unless a folder of their own is configured.
+
+    The same holds for their archives as for those of models. Raises as ``make_model_store``.
+    """
+    root = config.workflow_store
+    if root is None or root == config.model_store:
+        return models
+    return _store(config, root, make_signatures(config))
+
+
+def _store(config: Config, root: Path, signatures: Signatures | None) -> ModelStore:
     return ModelStore(
-        config.model_store,
+        root,
         config.model_cache_dir,
         remote=_remote_archives(config),
         signatures=signatures,

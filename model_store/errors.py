@@ -4,8 +4,11 @@
 
     FlambeauError                 500 InternalServerException
     ├── ModelNotFoundError        404 ModelNotFoundException    the url names nothing to serve
+    ├── WorkflowNotFoundError     404 WorkflowNotFoundException the same, of a workflow
     ├── DownloadError             400 DownloadArchiveException  it cannot be had from there
     ├── InvalidModelError         400 InvalidModelException     found, but unsafe, broken or wrong
+    ├── InvalidWorkflowError      400 InvalidWorkflowException  the same, of a workflow
+    │   └── InvalidDAGError       400 InvalidDAGException       its graph cannot be run
     └── StorageError              500 InternalServerException   the server's disk said no
 """
 
@@ -26,6 +29,26 @@ class InvalidModelError(FlambeauError):
 
     status = 400
     type = "InvalidModelException"
+
+
+class WorkflowNotFoundError(FlambeauError):
+    """The url, or the name, is that of no workflow; the text is TorchServe's."""
+
+    status = 404
+    type = "WorkflowNotFoundException"
+
+
+class InvalidWorkflowError(FlambeauError):
+    """The workflow is there, but its archive, manifest or specification cannot be accepted."""
+
+    status = 400
+    type = "InvalidWorkflowException"
+
+
+class InvalidDAGError(InvalidWorkflowError):
+    """The graph of the workflow cannot be run; the message begins with TorchServe's."""
+
+    type = "InvalidDAGException"
 
 
 class StorageError(FlambeauError):

@@ -27,20 +27,26 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MANIFEST_PATH",
+    "MAX_MANIFEST_BYTES",
     "RUNTIMES",
     "Manifest",
     "ModelConfig",
     "TorchrunConfig",
+    "file_name",
+    "load_json",
     "load_manifest",
     "load_model_config",
     "parse_model_config",
+    "read_inside",
     "read_model_config",
+    "text_inside",
+    "text_or_none",
 ]
 
 MANIFEST_PATH = "MAR-INF/MANIFEST.json"
 RUNTIMES = ("python", "python3")
 
-_MAX_MANIFEST_BYTES = 1 << 20
+MAX_MANIFEST_BYTES = 1 << 20
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _NAME_ALLOWED = (
@@ -70,21 +76,21 @@ class Manifest:
 
         Raises InvalidModelError, with TorchServe's texts where it has one.
         """
-        document = _load_json(text)
+        document = load_json(text, MANIFEST_PATH)
         model = document.get("model")
         if not isinstance(model, dict):
             raise InvalidModelError("Missing Model entry in manifest file.")
         return cls(
             model_name=_model_name(model),
             model_version=_model_version(model),
-            handler=_file_name(model, "handler"),
-            serialized_file=_file_name(model, "serializedFile"),
-            model_file=_file_name(model, "modelFile"),
-            requirements_file=_file_name(model, "requirementsFile"),
-            config_file=_file_name(model, "configFile"),
+            handler=file_name(model, "handler"),
+            serialized_file=file_name(model, "serializedFile"),
+            model_file=file_name(model, "modelFile"),
+            requirements_file=file_name(model, "requirementsFile"),
+            config_file=file_name(model, "configFile"),
             runtime=_runtime(document),
-            created_on=_text_or_none(document, "createdOn"),
-            archiver_version=_text_or_none(document, "archiverVersion"),
+            created_on=text_or_none(document, "createdOn"),
+            archiver_version=text_or_none(document, "archiverVersion"),
         )
 
     def to_json(self) -> str:
@@ -124,7 +130,7 @@ def load_manifest(model_dir: Path) -> Manifest | None:
 
     Raises InvalidModelError for one that is wrong, too large, or a link out of the model's folder.
     """
-    content = _read_inside(model_dir, MANIFEST_PATH, _MAX_MANIFEST_BYTES)
+    content = read_inside(model_dir, MANIFEST_PATH, MAX_MANIFEST_BYTES)
     return None if content is None else Manifest.parse(content)
 
 
@@ -147,18 +153,22 @@ def read_model_config(model_dir: Path, name: str) -> dict[object, object]:
 
 
 def _config_text(model_dir: Path, name: str) -> str:
-    content = _read_inside(model_dir, name, MAX_CONFIG_BYTES)
+    return text_inside(model_dir, name, f"configFile in {MANIFEST_PATH}")
+
+
+def text_inside(folder: Path, name: str, named_as: str) -> str:
+    """The text of a YAML file of the archive, which is ``named_as``. Raises InvalidModelError."""
+    content = read_inside(folder, name, MAX_CONFIG_BYTES)
     if content is None:
-        raise InvalidModelError(
-            f"{name} is named as configFile in {MANIFEST_PATH}, but the archive does not hold it."
-        )
+        raise InvalidModelError(f"{name} is named as {named_as}, but the archive does not hold it.")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidModelError(f"{name}: not UTF-8 text at byte {error.start}") from error
 
 
-def _load_json(text: str | bytes) -> dict[str, object]:
+def load_json(text: str | bytes, where: str) -> dict[str, object]:
+    """The object in a manifest, numbers as texts. Raises InvalidModelError."""
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
@@ -167,24 +177,23 @@ def _load_json(text: str | bytes) -> dict[str, object]:
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise InvalidModelError(
-            f"Failed to parse signature.json. {MANIFEST_PATH} is not valid JSON: {reason}"
+            f"Failed to parse signature.json. {where} is not valid JSON: {reason}"
         ) from error
     if not isinstance(document, dict):
-        raise InvalidModelError(
-            f"Failed to parse signature.json. {MANIFEST_PATH} must be a JSON object."
-        )
+        raise InvalidModelError(f"Failed to parse signature.json. {where} must be a JSON object.")
     return document
 
 
-def _text_or_none(fields_: Mapping[str, object], key: str) -> str | None:
+def text_or_none(fields_: Mapping[str, object], key: str, where: str = MANIFEST_PATH) -> str | None:
+    """The text under ``key``, None for an empty one. Raises InvalidModelError for anything else."""
     value = fields_.get(key)
     if value is not None and not isinstance(value, str):
-        raise refusal(MANIFEST_PATH, key, value, "a text")
+        raise refusal(where, key, value, "a text")
     return value or None
 
 
 def _model_name(model: Mapping[str, object]) -> str:
-    name = _text_or_none(model, "modelName")
+    name = text_or_none(model, "modelName")
     if name is None:
         raise InvalidModelError("Model name is not defined.")
     if not _NAME.fullmatch(name):
@@ -196,7 +205,7 @@ def _model_version(model: Mapping[str, object]) -> str:
     """A free text upstream; it becomes a segment of urls, so it must fit in one."""
     if "modelVersion" not in model:
         return "1.0"
-    version = _text_or_none(model, "modelVersion")
+    version = text_or_none(model, "modelVersion")
     if version is None:
         raise InvalidModelError("Model version is not defined.")
     fits = len(version) <= 128 and version.isprintable() and version not in (".", "..", "all")
@@ -217,17 +226,18 @@ def _runtime(document: Mapping[str, object]) -> str:
     return runtime
 
 
-def _file_name(model: Mapping[str, object], key: str) -> str | None:
-    name = _text_or_none(model, key)
+def file_name(fields_: Mapping[str, object], key: str, where: str = MANIFEST_PATH) -> str | None:
+    """The name under ``key``, which stays inside the archive. Raises InvalidModelError."""
+    name = text_or_none(fields_, key, where)
     if name is None:
         return None
     path = PurePosixPath(name)
     if not name.isprintable() or "\\" in name or path.is_absolute() or ".." in path.parts:
-        raise refusal(MANIFEST_PATH, key, name, "the name of a file inside the archive")
+        raise refusal(where, key, name, "the name of a file inside the archive")
     return name
 
 
-def _read_inside(model_dir: Path, name: str, max_bytes: int) -> bytes | None:
+def read_inside(model_dir: Path, name: str, max_bytes: int) -> bytes | None:
     """The content of a file of the model; None when there is no such file."""
     path = model_dir / name
     try:

@@ -27,11 +27,12 @@ LAYERS = [
     "frontend.run_dir "
     "frontend.metric_log frontend.metrics_config "
     "frontend.config_key frontend.access frontend.template",
-    "frontend.input_check "
-    "model_store.manifest frontend.batcher frontend.config_sources frontend.config_listeners "
+    "frontend.input_check model_store.manifest model_store.workflow_spec "
+    "frontend.batcher frontend.config_sources frontend.config_listeners "
     "frontend.config_models frontend.config_observability frontend.config_security "
     "frontend.tokens frontend.api_keys",
-    "frontend.access_policy frontend.sequences",
+    "model_store.workflow_archive frontend.access_policy frontend.sequences "
+    "frontend.workflow_run",
     "frontend.handler_metrics "
     "model_store.archive model_store.contents frontend.roster frontend.config frontend.devices "
     "frontend.runstate",
@@ -48,8 +49,8 @@ LAYERS = [
     "frontend.cli_client",
     "frontend.self_description frontend.dependencies",
     "frontend.registry",
-    "frontend.snapshots frontend.startup frontend.reload",
-    "frontend.predictor frontend.admission",
+    "frontend.snapshots frontend.startup frontend.workflows frontend.reload",
+    "frontend.predictor frontend.workflow_predictor frontend.admission",
     "frontend.http",
     "frontend.app",
     "frontend.grpc",
@@ -66,6 +67,7 @@ RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
 # Within these packages modules may import each other, without cycles.
 PACKAGES = ("worker.compat", "handlers", "frontend.http", "frontend.grpc")
 PURE = (
+    "workflow_run",
     "jobs",
     "lifecycle",
     "batcher",

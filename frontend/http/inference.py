@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..predictor import Predictor
     from ..registry import Registry
     from .health import HealthAPI
+    from .workflows import WorkflowInference
 
 # What the server itself says about a response, whatever the handler sets. Framing is in the list:
 # a handler's Transfer-Encoding would contradict the body that is really sent.
@@ -65,11 +66,13 @@ class InferenceAPI:
         self,
         predictor: Predictor,
         registry: Registry,
+        workflows: WorkflowInference,
         config: Config,
         health: HealthAPI,
     ) -> None:
         self._predictor = predictor
         self._registry = registry
+        self._workflows = workflows
         self._limit = config.max_request_size
         self._health = health
 
@@ -80,6 +83,12 @@ class InferenceAPI:
                 return await self._predictions(request, request_id, model, rest)
             case ["explanations", model, *rest]:
                 return await self._predictions(request, request_id, model, rest, explain=True)
+            case [first, name, *_] if first.lower() == "wfpredict":
+                # As in TorchServe, whatever follows the name does not matter.
+                limit = _time_limit(request)
+                outcome = await self._workflows.predict(request, request_id, name, limit)
+                _check(outcome)
+                return _answer(outcome)
             case ["v1", "models", call] if ":predict" in call or ":explain" in call:
                 # As in TorchServe, whatever follows the verb does not matter.
                 model, _, verb = call.partition(":")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flambeau.frontend.errors import BadRequestError, ConflictError, UnknownModelError
-from flambeau.frontend.http.management import (
+from flambeau.frontend.http.parameters import (
     LIST,
     REGISTER,
     SCALE,

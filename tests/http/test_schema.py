@@ -8,7 +8,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from flambeau.frontend.http import schema
-from flambeau.frontend.http.management import LIST, REGISTER, SCALE
+from flambeau.frontend.http.parameters import LIST, REGISTER, SCALE
 
 DOCUMENTS = {
     "inference": schema.inference_document(),
