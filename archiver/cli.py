@@ -1,4 +1,7 @@
-"""The command ``torch-model-archiver``, which is also ``flambeau archive``."""
+"""The commands ``torch-model-archiver`` and ``torch-workflow-archiver``.
+
+They are also ``flambeau archive`` and ``flambeau archive-workflow``.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,10 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from .packager import FORMATS, RUNTIMES, ArchiverError, ArchiveSpec, build_archive
+from .workflow_packager import WorkflowArchiveSpec, build_workflow_archive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _FILE = click.Path(path_type=Path)
 
@@ -67,14 +71,56 @@ _FILE = click.Path(path_type=Path)
 @click.pass_context
 def archive(ctx: click.Context, /, extra_files: str, **flags: Any) -> None:
     """Package a model and its handler into an archive that can be served."""
+    spec = ArchiveSpec(extra_files=_items(extra_files), **flags)
+    _build(ctx, spec.model_name, lambda show: build_archive(spec, show))
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--workflow-name", required=True, help="Name of the workflow and of the archive.")
+@click.option(
+    "--spec-file",
+    type=_FILE,
+    required=True,
+    help="YAML file with the workflow's models and its graph.",
+)
+@click.option(
+    "--handler", type=_FILE, help="Python file with the functions that are nodes of the graph."
+)
+@click.option(
+    "--export-path",
+    type=_FILE,
+    default=Path(),
+    metavar="DIR",
+    help="Directory that the archive goes to.  [default: the current one]",
+)
+@click.option("-f", "--force", is_flag=True, help="Overwrite an archive that exists.")
+@click.option(
+    "--extra-files",
+    default="",
+    metavar="LIST",
+    help="Comma-separated files, directories (their contents) and glob patterns.",
+)
+@click.pass_context
+def archive_workflow(ctx: click.Context, /, extra_files: str, **flags: Any) -> None:
+    """Package a workflow, a graph of models and functions, into an archive that can be served."""
+    spec = WorkflowArchiveSpec(extra_files=_items(extra_files), **flags)
+    _build(ctx, spec.workflow_name, lambda show: build_workflow_archive(spec, show))
+
+
+def _items(extra_files: str) -> tuple[str, ...]:
     items = (item.strip() for item in extra_files.split(","))
-    spec = ArchiveSpec(extra_files=tuple(item for item in items if item), **flags)
+    return tuple(item for item in items if item)
+
+
+def _build(
+    ctx: click.Context, name: str, build: Callable[[Callable[[int, int], None]], Path]
+) -> None:
     try:
-        with _warnings_shown(), _ProgressBar(f"Packing {spec.model_name}") as bar:
-            target = build_archive(spec, bar.show)
+        with _warnings_shown(), _ProgressBar(f"Packing {name}") as bar:
+            target = build(bar.show)
     except ArchiverError as exc:
         raise _Refusal(exc.message) from exc
-    # Scripts rely on torch-model-archiver being silent when all went well.
+    # Scripts rely on the archivers being silent when all went well.
     if ctx.parent is not None or sys.stdout.isatty():
         click.echo(f"Wrote {target} ({_size_text(_size(target))})")
 
@@ -82,6 +128,11 @@ def archive(ctx: click.Context, /, extra_files: str, **flags: Any) -> None:
 def main() -> None:
     """Entry point of the console command ``torch-model-archiver``."""
     archive.main(prog_name="torch-model-archiver")
+
+
+def main_workflow() -> None:
+    """Entry point of the console command ``torch-workflow-archiver``."""
+    archive_workflow.main(prog_name="torch-workflow-archiver")
 
 
 class _Refusal(click.ClickException):

@@ -114,14 +114,15 @@ def write_zip(
     *,
     force: bool,
     progress: Progress,
+    manifest_name: str = MANIFEST_NAME,
 ) -> None:
-    """Write a ``.mar``: weights as they are, everything else deflated.
+    """Write a ``.mar`` or ``.war``: weights as they are, everything else deflated.
 
     Raises FileExistsError when ``target`` is there without ``force``, ArchiverError, OSError.
     """
     meter = _Meter(members, progress)
     with _new_file(target, force) as raw, zipfile.ZipFile(raw, "w") as archive:
-        archive.writestr(_zip_entry(MANIFEST_NAME, time.localtime(), 0o644), manifest)
+        archive.writestr(_zip_entry(manifest_name, time.localtime(), 0o644), manifest)
         for member in members:
             modified = time.localtime(member.path.stat().st_mtime)
             entry = _zip_entry(member.name, modified, member.mode)

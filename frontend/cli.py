@@ -14,6 +14,7 @@ _COMMANDS = {
     "stop": ".cli_server:stop",
     "status": ".cli_status:status",
     "archive": "..archiver.cli:archive",
+    "archive-workflow": "..archiver.cli:archive_workflow",
     "scan": ".cli_scan:scan",
     "models": ".cli_models:models",
     "predict": ".cli_models:predict",

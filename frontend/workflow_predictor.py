@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .predictor import Predictor
     from .workflows import Workflow, Workflows
 
+NEVER = float("inf")
+
 _AT_ONCE = 1 << 18
 """Bytes of answers from which on they are put together in a thread."""
 
@@ -47,10 +49,9 @@ class WorkflowPredictor:
         """
         self._predictor.refuse_if_draining()
         workflow = self._workflows.resolve(name)
-        deadline = None if time_limit is None else monotonic() + time_limit
         with workflow.in_use():
             headers, parts = await read_input()
-            call = _Call(self._predictor, workflow, request_id, headers, deadline)
+            call = _Call(self._predictor, workflow, request_id, headers, time_limit)
             run = WorkflowRun(workflow.spec)
             await _walk(run, run.begin(parts), call.ask)
             outcome = await _result(run)
@@ -89,7 +90,7 @@ async def _result(run: WorkflowRun) -> Outcome:
 
 
 class _Call:
-    """What the calls of all nodes have in common. ``deadline`` is the client's."""
+    """What the calls of all nodes have in common. ``time_limit`` is the client's, in seconds."""
 
     def __init__(
         self,
@@ -97,13 +98,14 @@ class _Call:
         workflow: Workflow,
         request_id: str,
         headers: dict[str, str],
-        deadline: float | None,
+        time_limit: float | None,
     ) -> None:
         self._predictor = predictor
         self._workflow = workflow
         self._request_id = request_id
         self._headers = headers
-        self._deadline = deadline
+        self._time_limit = time_limit
+        self._deadline = monotonic() + (time_limit or NEVER)
 
     async def ask(self, name: str, parts: list[Part]) -> Outcome:
         """The whole answer of a node, after as many attempts as it may have."""
@@ -124,9 +126,9 @@ class _Call:
             return self._headers, parts
 
         seconds = node.settings.timeout_ms / 1000
-        left = seconds if self._deadline is None else self._deadline - monotonic()
+        left = self._deadline - monotonic()
         if left <= 0:
-            raise DeadlineExceededError("The request has run out of time.", "request")
+            raise self._too_late()
         model = self._workflow.model_of(node.name)
         try:
             outcome = await self._predictor.ask(
@@ -134,11 +136,16 @@ class _Call:
             )
             return await _whole(outcome, self._predictor.longest_answer)
         except DeadlineExceededError as error:
-            if error.clock == "request" and seconds <= left:
-                raise DeadlineExceededError(
-                    f"It did not answer within {seconds:g} s (timeout-ms).", "node"
-                ) from None
-            raise
+            if error.clock != "request":
+                raise
+            if left < seconds:
+                raise self._too_late() from None
+            text = f"It did not answer within {seconds:g} s (timeout-ms)."
+            raise DeadlineExceededError(text, "node") from None
+
+    def _too_late(self) -> DeadlineExceededError:
+        text = f"The request was not answered within {self._time_limit:g} s (X-Request-Timeout-Ms)."
+        return DeadlineExceededError(text, "request")
 
 
 def _is_worth_another_try(error: FlambeauError) -> bool:

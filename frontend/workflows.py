@@ -228,9 +228,7 @@ class Workflows:
             return
         await self._remove_nodes(workflow, [name for name in nodes if name not in failures])
         for failure in failures.values():
-            if not isinstance(failure, FlambeauError):
-                raise failure
-            if isinstance(failure, DrainingError):
+            if isinstance(failure, DrainingError) or not isinstance(failure, FlambeauError):
                 raise failure
         texts = [_said(workflow.model_of(name), error) for name, error in failures.items()]
         raise WorkflowError(

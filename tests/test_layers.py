@@ -43,11 +43,11 @@ LAYERS = [
     "worker.loader worker.rows worker.link frontend.dispatcher",
     "worker.service worker.continuous",
     "worker.asynchronous worker.compat",
-    "archiver.packager worker.main frontend.crew frontend.router frontend.metrics",
-    "frontend.fleet frontend.streams",
-    "archiver.cli worker.__main__ worker.template frontend.engine frontend.background "
-    "frontend.cli_client",
-    "frontend.self_description frontend.dependencies",
+    "archiver.sources worker.main frontend.crew frontend.router frontend.metrics",
+    "archiver.packager frontend.fleet frontend.streams",
+    "archiver.workflow_packager worker.__main__ worker.template frontend.engine "
+    "frontend.background frontend.cli_client",
+    "archiver.cli frontend.self_description frontend.dependencies",
     "frontend.registry",
     "frontend.snapshots frontend.startup frontend.workflows frontend.reload",
     "frontend.predictor frontend.workflow_predictor frontend.admission",

@@ -16,6 +16,7 @@ _STRING: Document = {"type": "string"}
 _INTEGER: Document = {"type": "integer"}
 _BOOLEAN: Document = {"type": "boolean"}
 _MODEL = ("model_name", _STRING, "Name of the model")
+_WORKFLOW = ("workflow_name", _STRING, "Name of the workflow")
 _VERSION = ("model_version", _STRING, "Version of the model")
 _ANY_METHOD = ("get", "put", "post", "delete", "head", "patch")
 _INPUT: Document = {"$ref": "#/components/requestBodies/Input"}
@@ -41,6 +42,7 @@ def inference_document() -> Document:
         _predicted(),
         query=[("model_name", _STRING, "Name of the model", None)],
     )
+    workflow = _operation("wfpredict", "The workflow's answer", _predicted(), path=[_WORKFLOW])
     invoke = _operation("invoke", "As predictions, with query inputs", _predicted(), path=[_MODEL])
     predict = _operation("predict", "As invoke", _predicted(), path=[_MODEL])
     predict_version = _operation(
@@ -52,6 +54,7 @@ def inference_document() -> Document:
             "/ping": _each_method(ping, plain="get"),
             "/predictions/{model_name}": _each_method(prediction, _INPUT),
             "/predictions/{model_name}/{model_version}": _each_method(of_version, _INPUT),
+            "/wfpredict/{workflow_name}": _each_method(workflow, _INPUT),
             "/invocations": _each_method(invocation, _INPUT),
             "/models/{model_name}/invoke": _each_method(invoke, _INPUT),
             "/{model_name}/predict": _each_method(predict, _INPUT),
@@ -135,10 +138,7 @@ def management_document() -> Document:
         "listModels",
         "Registered models, sorted by name",
         {"200": _json("A page of models", _MODEL_LIST), **_errors(400)},
-        query=[
-            ("limit", _INTEGER, "Largest number of models to return", 100),
-            ("next_page_token", _INTEGER, "Token of an earlier answer", 0),
-        ],
+        query=_PAGE,
     )
     register = _operation(
         "registerModel",
@@ -173,8 +173,40 @@ def management_document() -> Document:
                     path=[_MODEL, _VERSION],
                 )
             },
+            **_workflow_paths(),
         }
     )
+
+
+def _workflow_paths() -> Document:
+    listing = _operation(
+        "listWorkflows",
+        "Registered workflows, sorted by name",
+        {"200": _json("A page of workflows", {"type": "object"}), **_errors(400)},
+        query=_PAGE,
+    )
+    register = _operation(
+        "registerWorkflow",
+        "Register a workflow. A JSON object as the body may take the place of the query",
+        {"200": _status("Registered"), **_errors(400, 404, 409, 500)},
+        query=_REGISTER_WORKFLOW,
+    )
+    describe = _operation(
+        "describeWorkflow",
+        "Settings and graph of the workflow",
+        {"200": _json("One description", {"type": "array", "items": {}}), **_errors(404)},
+        path=[_WORKFLOW],
+    )
+    unregister = _operation(
+        "unregisterWorkflow",
+        "Remove the workflow and the models of its nodes",
+        {"200": _status("Removed"), **_errors(404)},
+        path=[_WORKFLOW],
+    )
+    return {
+        "/workflows": {"get": listing, "post": register},
+        "/workflows/{workflow_name}": {"get": describe, "delete": unregister},
+    }
 
 
 def shared_document() -> Document:
@@ -249,6 +281,18 @@ def _managed(path: Sequence[tuple[str, Document, str]], prefix: str) -> Document
     return {"get": describe, "put": scale, "delete": unregister}
 
 
+_PAGE = [
+    ("limit", _INTEGER, "Largest number of entries to return", 100),
+    ("next_page_token", _INTEGER, "Token of an earlier answer", 0),
+]
+_REGISTER_WORKFLOW = [
+    ("url", _STRING, "Name of the archive in the workflow store (required)", None),
+    ("workflow_name", _STRING, "Name to serve it under, instead of the manifest's", None),
+    ("response_timeout", _INTEGER, "Seconds that a batch of a node may take", None),
+    ("startup_timeout", _INTEGER, "Seconds that a worker of a node may take to load", None),
+    ("s3_sse_kms", _BOOLEAN, "Sign the request for the archive, for buckets with KMS", False),
+    ("sha256", _STRING, "What an archive that is fetched from a URL must have", None),
+]
 _REGISTER = [
     ("url", _STRING, "Name of the archive in the model store (required)", None),
     ("model_name", _STRING, "Name to serve it under, instead of the manifest's", None),

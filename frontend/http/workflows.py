@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
-
-from aiohttp import hdrs
 
 from ..access import Scope
 from ..errors import BadRequestError, MethodNotAllowedError
@@ -101,9 +100,11 @@ class WorkflowInference:
             return client_headers(request), parts
 
         outcome = await self._predictor.predict(request_id, name, read_input, time_limit)
-        if all(header.lower() != "content-type" for header, _ in outcome.headers):
-            outcome.headers.append((str(hdrs.CONTENT_TYPE), "application/json"))
-        return outcome
+        headers = outcome.headers
+        if all(header.lower() != "content-type" for header, _ in headers):
+            headers = [("Content-Type", "application/json"), *headers]
+        # The phrase is the standard one here, which it is not for predictions.
+        return replace(outcome, headers=headers, reason=outcome.reason or None)
 
 
 def _rendered(reply: Reply) -> Answer:

@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 import time
+import zipfile
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -22,9 +23,12 @@ from flambeau.frontend.jobs import Job, Outcome
 from flambeau.frontend.metrics import Metrics
 from flambeau.frontend.registry import Registration, Reply
 from flambeau.frontend.shielded import ShieldedCalls
+from flambeau.frontend.storage import make_workflow_store
+from flambeau.frontend.workflows import Workflows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from flambeau.frontend.access import Access
 
@@ -47,10 +51,12 @@ class FakeEngine:
     abandoned: list[Job] = field(default_factory=list)
     gone: set[tuple[str, str]] = field(default_factory=set)
     schemas: tuple[str | None, str | None] = (None, None)
+    futures: list[asyncio.Future[Outcome]] = field(default_factory=list)
 
     def predict(self, key: tuple[str, str], job: Job) -> asyncio.Future[Outcome]:
         self.jobs.append((key, job))
         future = asyncio.get_running_loop().create_future()
+        self.futures.append(future)
         if not self.held:
             future.set_result(self.answer(job))
         return future
@@ -186,6 +192,8 @@ class House:
                 **settings,
             }
         )
+        store = make_workflow_store(self.config, None)
+        self.workflows = Workflows(self.registry, store, 5.0)  # type: ignore[arg-type]
         self.access = access
         self.loop = loop
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -200,6 +208,7 @@ class House:
         return Services(
             engine=self.engine,  # type: ignore[arg-type]
             registry=self.registry,  # type: ignore[arg-type]
+            workflows=self.workflows,
             metrics=self.metrics,
             config=self.config,
             access=self.access,
@@ -212,8 +221,13 @@ class House:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
 
     def close(self) -> None:
+        for name in [each["workflowName"] for each in self._workflow_page()]:
+            self.run(self.workflows.unregister(name))
         self.run(self.listeners.close())
         self._stop_loop()
+
+    def _workflow_page(self) -> Any:
+        return self.workflows.list_workflows()["workflows"]
 
     def _stop_loop(self) -> None:
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -254,6 +268,25 @@ class House:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.ask(method, target, body, sent, listener="management")
 
+    def add_workflow(
+        self, name: str, dag: dict[str, list[str]], models: str = "", handler: str | None = "h.py"
+    ) -> Received:
+        """Write an archive and register it; its nodes can be asked then."""
+        spec = f"models: {{{models}}}\ndag: {json.dumps(dag)}\n"
+        workflow = {"workflowName": name, "specFile": "spec.yaml", "handler": handler}
+        manifest = {"createdOn": "now", "archiverVersion": "1", "workflow": workflow}
+        root = self.config.workflow_store
+        assert root is not None
+        root.mkdir(exist_ok=True)
+        with zipfile.ZipFile(root / f"{name}.war", "w") as archive:
+            archive.writestr("WAR-INF/MANIFEST.json", json.dumps(manifest))
+            archive.writestr("spec.yaml", spec)
+            archive.writestr("h.py", "")
+        reply = self.manage("POST", f"/workflows?url={name}.war")
+        nodes = {*dag, *(child for children in dag.values() for child in children)}
+        self.registry.names += tuple(f"{name}__{node}" for node in sorted(nodes))
+        return reply
+
     def raw(self, request: bytes, until: bytes = b"", listener: str = "inference") -> bytes:
         """What comes back for these bytes, up to ``until`` or until the server closes."""
         with socket.create_connection(self.listeners.addresses[listener], timeout=20) as client:
@@ -279,12 +312,14 @@ def wait_for_fixture() -> Callable[..., None]:
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
-def make_house(request: pytest.FixtureRequest) -> Iterator[Callable[..., House]]:
+def make_house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., House]]:
     new_event_loop = pytest.importorskip(request.param).new_event_loop
     houses: list[House] = []
 
+    folders = {"workflow_store": tmp_path / "workflows", "model_cache_dir": tmp_path / "cache"}
+
     def make(**settings: Any) -> House:
-        houses.append(House(new_event_loop(), **settings))
+        houses.append(House(new_event_loop(), **{**folders, **settings}))
         return houses[-1]
 
     yield make

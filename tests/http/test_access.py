@@ -46,6 +46,8 @@ ROUTES = [
     ("inference", "POST", "/models/m/invoke", INFER),
     ("inference", "POST", "/m/predict", INFER),
     ("inference", "POST", "/m/1.0/predict", INFER),
+    ("inference", "POST", "/wfpredict/w", INFER),
+    ("inference", "POST", "/WFpredict/w/more", INFER),
     ("inference", "GET", "/nothing", INFER),
     ("inference", "GET", "/token", INFER),
     ("management", "OPTIONS", "/", None),
@@ -62,6 +64,10 @@ ROUTES = [
     ("management", "OPTIONS", "/models/m", MANAGE),
     ("management", "PUT", "/models/m/1.0/set-default", MANAGE),
     ("management", "GET", "/v1/models/m", MANAGE),
+    ("management", "GET", "/workflows", MANAGE),
+    ("management", "POST", "/workflows?url=w.war", MANAGE),
+    ("management", "GET", "/workflows/w", MANAGE),
+    ("management", "DELETE", "/workflows/w", MANAGE),
     ("management", "GET", "/nothing", MANAGE),
     ("management", "GET", "/ping", MANAGE),
     ("metrics", "OPTIONS", "/", None),
@@ -184,7 +190,15 @@ def test_a_key_for_one_model_is_not_for_others(make_house, listener, method, tar
     assert other.json["message"] == "The key limited is not for model other; use one that is."
 
 
-@pytest.mark.parametrize(("method", "target"), [("GET", "/models"), ("POST", "/models?url=x.mar")])
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("GET", "/models"),
+        ("POST", "/models?url=x.mar"),
+        ("GET", "/workflows"),
+        ("POST", "/workflows?url=x.war"),
+    ],
+)
 def test_a_key_for_one_model_does_not_reach_all(make_house, method, target):
     entry = {"name": "limited", "key": "k" * 22, "scopes": ["manage"], "models": ["m"]}
     house = make_house(access=key_access(entry))

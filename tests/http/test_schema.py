@@ -8,7 +8,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from flambeau.frontend.http import schema
-from flambeau.frontend.http.parameters import LIST, REGISTER, SCALE
+from flambeau.frontend.http.parameters import LIST, REGISTER, REGISTER_WORKFLOW, SCALE
 
 DOCUMENTS = {
     "inference": schema.inference_document(),
@@ -58,6 +58,8 @@ def test_the_documents_have_torchserves_paths_and_operations():
         "/models/{model_name}",
         "/models/{model_name}/{model_version}",
         "/models/{model_name}/{model_version}/set-default",
+        "/workflows",
+        "/workflows/{workflow_name}",
         "/api-description",
     }
     assert found["metrics"] == {"/metrics"}
@@ -98,8 +100,11 @@ def test_a_document_is_well_formed(listener):
     [(name, path, m) for name, d in DOCUMENTS.items() for path, m, _ in operations(d)],
 )
 def test_what_is_described_is_served(house, listener, path, method):
-    target = path.format(model_name="m", model_version="2.0")
-    query = "?url=a.mar" if (path, method) == ("/models", "post") else ""
+    target = path.format(model_name="m", model_version="2.0", workflow_name="m")
+    if "workflow" in path:
+        house.add_workflow("m", {"pre": []})
+    queries = {"/models": "?url=a.mar", "/workflows": "?url=m.war&workflow_name=n"}
+    query = queries.get(path, "") if method == "post" else ""
     reply = house.ask(method.upper(), target + query, listener=listener)
     assert reply.status == 200
 
@@ -111,6 +116,8 @@ def test_the_parameters_described_are_those_that_are_read():
     }
     assert described["listModels"] == {parameter.name for parameter in LIST}
     assert described["registerModel"] == {parameter.name for parameter in REGISTER}
+    assert described["listWorkflows"] == {parameter.name for parameter in LIST}
+    assert described["registerWorkflow"] == {parameter.name for parameter in REGISTER_WORKFLOW}
     assert described["version_setAutoScale"] == {p.name for p in SCALE} - {"model_version"}
 
 
