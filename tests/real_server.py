@@ -160,6 +160,19 @@ class Store:
                 archive.writestr(path, content)
         return f"{name}.mar"
 
+    def war(self, name: str, spec: Mapping[str, object], functions: str | None = None) -> str:
+        """A workflow; its url. ``functions`` is the source of those that are nodes."""
+        workflow = {"workflowName": name, "specFile": "spec.yaml"}
+        if functions is not None:
+            workflow["handler"] = "functions.py"
+        manifest = {"createdOn": "now", "archiverVersion": "1", "workflow": workflow}
+        with zipfile.ZipFile(self.root / f"{name}.war", "w") as archive:
+            archive.writestr("WAR-INF/MANIFEST.json", json.dumps(manifest))
+            archive.writestr("spec.yaml", json.dumps(spec))
+            if functions is not None:
+                archive.writestr("functions.py", functions)
+        return f"{name}.war"
+
 
 def _members(
     name: str,

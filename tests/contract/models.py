@@ -133,8 +133,52 @@ def handle(data, context):
 '''
 
 
+FUNCTIONS = '''
+"""Functions that are nodes of workflows."""
+
+import json
+
+
+def first(data, context):
+    if data is None:
+        return None
+    body = data[0].get("body", "nothing")
+    return [json.dumps(body) if isinstance(body, dict) else body]
+
+
+def last(data, context):
+    if data is None:
+        return None
+    parts = {name: bytes(value).decode("latin-1") for name, value in data[0].items()}
+    about = {"name": context.model_name, "manifest": context.manifest, "rows": len(data)}
+    kind = context.get_request_header(0, "body")
+    return [json.dumps({"parts": parts, "about": about, "kind": kind})]
+
+
+def plain(data, context):
+    return None if data is None else ["plain"]
+'''
+
+ONE = {"m": {"url": "telling.mar"}}
+
+
+def fill_workflows(store: Store) -> None:
+    store.war("chain", {"models": ONE, "dag": {"first": ["m"], "m": ["last"]}}, FUNCTIONS)
+    store.war("single", {"models": ONE, "dag": {"m": []}}, FUNCTIONS)
+    store.war("ends", {"models": ONE, "dag": {"first": ["m", "last"]}}, FUNCTIONS)
+    store.war("mixed", {"models": ONE, "dag": {"first": ["m", "plain"]}}, FUNCTIONS)
+    store.war("starts", {"models": ONE, "dag": {"m": ["last"], "first": ["last"]}}, FUNCTIONS)
+    store.war("self", {"models": ONE, "dag": {"first": ["m"], "m": ["m"]}}, FUNCTIONS)
+    store.war("cycle", {"models": ONE, "dag": {"first": ["m"], "m": ["last"], "last": ["m"]}}, "")
+    store.war("empty", {"models": ONE}, FUNCTIONS)
+    store.war("absent", {"models": {"m": {"url": "no.mar"}}, "dag": {"m": []}}, FUNCTIONS)
+    store.war("failing", {"models": {"m": {"url": "broken.mar"}}, "dag": {"m": []}}, FUNCTIONS)
+    store.war("wrong", {"models": {"batch-size": "two", **ONE}, "dag": {"m": []}}, FUNCTIONS)
+
+
 def fill(store: Store) -> None:
     """Put every archive of the contract into ``store``."""
+    fill_workflows(store)
     store.mar("telling", {"handler.py": TELLING})
     store.mar("telling2", {"handler.py": TELLING}, modelName="telling", modelVersion="2.0")
     store.mar("shapeless", {"handler.py": SHAPELESS})

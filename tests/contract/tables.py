@@ -11,6 +11,7 @@ from contract import (
     table_routes,
     table_time,
     table_tokens,
+    table_workflows,
 )
 
 CASES = (
@@ -22,4 +23,5 @@ CASES = (
     *table_time.CASES,
     *table_envelopes.CASES,
     *table_tokens.CASES,
+    *table_workflows.CASES,
 )
