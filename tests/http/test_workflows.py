@@ -17,6 +17,7 @@ from flambeau.frontend.errors import (
     WorkerStartError,
 )
 from flambeau.frontend.jobs import Outcome
+from flambeau.frontend.streams import BodyStream
 
 DIAMOND = {"pre": ["m1", "m2"], "m1": ["agg"], "m2": ["agg"]}
 MODELS = "m1: {url: one.mar, batch-size: 3, max-workers: 2}, m2: {url: two.mar}"
@@ -297,6 +298,32 @@ def test_the_clients_time_is_that_of_all_nodes_together(diamond, answering):
     assert reply.json["message"].endswith("not answered within 0.9 s (X-Request-Timeout-Ms).")
     (job,) = [job for _, job in diamond.engine.jobs]
     assert 0 < job.time_limit <= 0.9
+
+
+def test_a_node_that_answers_in_pieces_is_taken_as_a_whole(diamond, answering):
+    def in_pieces(job):
+        stream = BodyStream()
+        stream.put(b"one ")
+        stream.put(b"two ")
+        stream.finish(Outcome(body=b"three"))
+        return Outcome(stream=stream)
+
+    answering(pre=in_pieces, agg=in_pieces)
+    assert diamond.ask("POST", "/wfpredict/w", b"x").body == b"one two three"
+    assert parts_of(diamond, "m1") == [("body", "", b"one two three")]
+    assert diamond.engine.abandoned == []
+
+
+def test_a_node_whose_pieces_never_end_well_has_failed(diamond, answering):
+    def breaks(job):
+        stream = BodyStream()
+        stream.put(b"one ")
+        stream.finish(failing(InferenceError("no more", 409))(job))
+        return Outcome(stream=stream)
+
+    answering(pre=breaks)
+    reply = diamond.ask("POST", "/wfpredict/w", b"x")
+    assert (reply.status, reply.json["message"]) == (409, "Error executing pre: no more")
 
 
 def test_several_ends_give_one_object(house):

@@ -132,7 +132,7 @@ def test_a_workflow_that_cannot_start_leaves_nothing(served: RealServer) -> None
 def test_a_stopping_server_finishes_what_is_on_its_way(
     new_server: Callable[..., RealServer],
 ) -> None:
-    served = new_server().start()
+    served = new_server("--snapshots").start()
     serve(served)
     gate = served.base / "gate"
     with in_background(1) as submit:
@@ -144,3 +144,5 @@ def test_a_stopping_server_finishes_what_is_on_its_way(
         gate.touch()
         assert answer.result(20).status == 200
     assert served.wait() == 0
+    latest = max((served.base / "logs" / "config").iterdir())
+    assert '"modelCount": 0' in latest.read_text().replace("\\", "")
