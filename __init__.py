@@ -29,7 +29,7 @@ class FlambeauError(Exception):
     reason: str | None = None
     """Why the request was refused, in a word for programs: ``queue_full``, ``draining`` ..."""
     clock: str | None = None
-    """Which time ran out: startup, queue, response, drain, client, request, or a node's (of a workflow)."""
+    """Which time ran out: startup, queue, response, drain, client, request, or a workflow node."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

@@ -31,8 +31,7 @@ LAYERS = [
     "frontend.batcher frontend.config_sources frontend.config_listeners "
     "frontend.config_models frontend.config_observability frontend.config_security "
     "frontend.tokens frontend.api_keys",
-    "model_store.workflow_archive frontend.access_policy frontend.sequences "
-    "frontend.workflow_run",
+    "model_store.workflow_archive frontend.access_policy frontend.sequences frontend.workflow_run",
     "frontend.handler_metrics "
     "model_store.archive model_store.contents frontend.roster frontend.config frontend.devices "
     "frontend.runstate",
