@@ -44,7 +44,7 @@ class CopiedProcess:
 
 
 class Template:
-    """A template process that imports ``modules``. Used from one event loop.
+    """A template process that imports ``modules``. Used from one event loop; OSError if it cannot be.
 
     ``passed`` are descriptors that workers get, too.
     """
@@ -60,7 +60,7 @@ class Template:
         self._orders: list[asyncio.Future[CopiedProcess]] = []
         self._copies: dict[int, CopiedProcess] = {}
         command = [python, "-m", "flambeau.worker.template", f"--modules={modules}"]
-        with theirs:
+        try:
             self._process = subprocess.Popen(
                 [*command, f"--control-fd={theirs.fileno()}"],
                 stdin=subprocess.DEVNULL,
@@ -70,6 +70,11 @@ class Template:
                 pass_fds=(theirs.fileno(), *passed),
                 start_new_session=True,
             )
+        except BaseException:
+            self._control.close()
+            raise
+        finally:
+            theirs.close()
         self._loop.add_reader(self._control, self._read)
 
     @property

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flambeau.frontend.launcher import Launch, LocalLauncher
+from flambeau.frontend.launcher import Launch, LocalLauncher, visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,8 +27,8 @@ class Kept(LocalLauncher):
         raise Stopped
 
 
-def environment(environ: Mapping[str, str], blacklist: str = "") -> Mapping[str, str]:
-    launcher = Kept("python", environ, blacklist)
+def environment(environ: Mapping[str, str]) -> Mapping[str, str]:
+    launcher = Kept("python", environ)
     try:
         with pytest.raises(Stopped):
             asyncio.run(launcher.start(Launch("9000#1", "ipc://x", "m", 3, {"MINE": "1"})))
@@ -38,7 +38,7 @@ def environment(environ: Mapping[str, str], blacklist: str = "") -> Mapping[str,
 
 
 def test_threads_are_shared_out_and_nothing_is_reported_to_others() -> None:
-    environ = environment({"SECRET": "1", "PATH": "/bin"}, "SEC.*")
+    environ = environment(visible({"SECRET": "1", "PATH": "/bin"}, "SEC.*"))
     assert environ["OMP_NUM_THREADS"] == environ["MKL_NUM_THREADS"] == "3"
     assert environ["ORT_DISABLE_TELEMETRY"] == "1"
     assert environ["MINE"] == "1"
