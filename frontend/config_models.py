@@ -171,6 +171,12 @@ class ModelsKeys:
         9000,
         "Number of the first worker; they have no ports, but are counted as TorchServe's are.",
     )
+    initial_distribution_port: int = key(
+        integer(1, 65535),
+        29500,
+        "First port of this host that is tried for the processes of a worker that has several, to "
+        "find each other.",
+    )
     drain_timeout: int = key(
         integer(0), 30, "Seconds that a stopping server gives to requests it has accepted."
     )

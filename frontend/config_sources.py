@@ -21,7 +21,6 @@ INEFFECTIVE = frozenset(
         "cpu_launcher_args",
         "cpu_launcher_enable",
         "debug",
-        "initial_distribution_port",
         "io_ratio",
         "ipex_enable",
         "ipex_gpu_enable",

@@ -41,11 +41,16 @@ class Record:
 
 
 def describe_version(
-    record: Record, version: Version, now: float, gpu_usage: Callable[[int], str]
+    record: Record,
+    version: Version,
+    now: float,
+    gpu_usage: Callable[[int], str],
+    pids_of_ranks: Callable[[str], list[int]],
 ) -> dict[str, object]:
     """One element of ``GET /models/{model}``. ``now`` is a reading of the engine's clock."""
     spec = record.spec
     config = record.stored.config
+    level = (config.parallel_level or 0) if spec.parallel is None else spec.parallel.level
     on_gpu = any(slot.device is not None for slot in version.slots.values())
     fields: dict[str, object] = {
         "modelName": spec.key[0],
@@ -61,7 +66,7 @@ def describe_version(
         "maxRetryTimeoutInSec": round(spec.max_retry_timeout),
         "clientTimeoutInMills": round(spec.client_timeout * 1000),
         "parallelType": config.parallel_type or "",
-        "parallelLevel": config.parallel_level or 0,
+        "parallelLevel": level,
         "deviceType": "gpu" if on_gpu else "cpu",
         "deviceIds": list(spec.device_ids) or None,
         "continuousBatching": spec.continuous,
@@ -73,7 +78,9 @@ def describe_version(
         "maxNumSequence": spec.sequences.sequences if spec.sequences else 0,
         "maxSequenceJobQueueSize": spec.sequences.waiting if spec.sequences else 0,
         "loadedAtStartup": record.loaded_at_startup,
-        "workers": [_worker(slot, now, gpu_usage) for slot in version.slots.values()],
+        "workers": [
+            _worker(slot, now, gpu_usage, pids_of_ranks) for slot in version.slots.values()
+        ],
         "jobQueueStatus": {
             "remainingCapacity": version.queue.remaining,
             "pendingRequests": len(version.queue),
@@ -91,7 +98,7 @@ def describe_version(
 def summarise(record: Record, version: Version | None, is_default: bool) -> dict[str, object]:
     """A version as TorchServe's snapshots have it."""
     spec = record.spec
-    return {
+    fields: dict[str, object] = {
         "defaultVersion": is_default,
         "marName": record.stored.url.rstrip("/").rpartition("/")[2],
         "minWorkers": 0 if version is None else version.min_workers,
@@ -102,6 +109,9 @@ def summarise(record: Record, version: Version | None, is_default: bool) -> dict
         "startupTimeout": round(spec.startup_timeout),
         "runtimeType": record.runtime,
     }
+    if spec.parallel is not None:
+        fields["parallelLevel"] = spec.parallel.level
+    return fields
 
 
 def worker_status(slot: Slot) -> str:
@@ -109,14 +119,21 @@ def worker_status(slot: Slot) -> str:
     return "READY" if slot.worker is not None and slot.worker.is_ready else "UNLOADING"
 
 
-def _worker(slot: Slot, now: float, gpu_usage: Callable[[int], str]) -> dict[str, object]:
+def _worker(
+    slot: Slot,
+    now: float,
+    gpu_usage: Callable[[int], str],
+    pids_of_ranks: Callable[[str], list[int]],
+) -> dict[str, object]:
     worker = slot.worker
     pid = worker.pid if worker is not None else None
+    ranks = [] if worker is None else pids_of_ranks(worker.identity)
+    pids = ranks or ([] if pid is None else [pid])
     fields: dict[str, object] = {
         "id": str(slot.number),
         "startTime": _wall_clock(slot.started_at, now),
         "status": worker_status(slot),
-        "memoryUsage": 0 if pid is None else _resident_bytes(pid),
+        "memoryUsage": sum(map(_resident_bytes, pids)),
         "pid": -1 if pid is None else pid,
         "gpu": slot.device is not None,
         "gpuUsage": "N/A" if slot.device is None else gpu_usage(slot.device),
@@ -125,6 +142,8 @@ def _worker(slot: Slot, now: float, gpu_usage: Callable[[int], str]) -> dict[str
     }
     if slot.device is not None:
         fields["gpuId"] = slot.device
+    if ranks:
+        fields["ranks"] = ranks
     if slot.restart_at is not None:
         fields["restartInSec"] = round(max(0.0, slot.restart_at - now), 1)
     if slot.last_exit is not None:

@@ -149,6 +149,46 @@ class DeviceAssigner:
         return gpu_id
 
 
+def slices(gpus: int, size: int, device_ids: Sequence[int] = ()) -> list[tuple[int, ...]]:
+    """The GPUs of workers that have ``size`` each: of ``device_ids``, or of all that there are.
+
+    A list with an id that no GPU has is ignored as a whole. Empty when there are too few.
+    """
+    ids: Sequence[int] = range(gpus)
+    if device_ids and all(0 <= gpu_id < gpus for gpu_id in device_ids):
+        ids = device_ids
+    return [tuple(ids[n : n + size]) for n in range(0, len(ids) - size + 1, size)]
+
+
+def least_used(
+    choices: Sequence[tuple[int, ...]], by_siblings: Mapping[int, int], by_all: Mapping[int, int]
+) -> tuple[int, ...]:
+    """The first slice of those that the fewest workers of the same version use, then of any.
+
+    ``by_siblings`` and ``by_all`` count the workers by GPU.
+    """
+
+    def users(slice: tuple[int, ...]) -> tuple[int, int]:
+        own, all = (
+            sum(count.get(gpu_id, 0) for gpu_id in slice) for count in (by_siblings, by_all)
+        )
+        return own, all
+
+    return min(choices, key=users)
+
+
+def show_only(gpu_ids: Sequence[int], visible: Sequence[str], choice: str | None) -> str:
+    """The value of ``CUDA_VISIBLE_DEVICES`` for a worker that is to see these GPUs alone.
+
+    ``choice`` is that variable's value for the server: a worker's are named as it names them, and
+    by number without one. MIG instances have no numbers.
+    """
+    names: Sequence[str] = visible
+    if not any(device.startswith("MIG-") for device in visible):
+        names = [str(n) for n in range(len(visible))] if choice is None else choice.split(",")
+    return ",".join(names[gpu_id].strip() for gpu_id in gpu_ids)
+
+
 def gpu_usage(
     gpu_id: int | None,
     environ: Mapping[str, str] | None = None,

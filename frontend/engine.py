@@ -7,11 +7,21 @@ import logging
 from time import monotonic as now
 from typing import TYPE_CHECKING, Any
 
-from ..worker.protocol import Bye, Chunk, Hello, Loaded, LoadFailed, Message, Result
+from ..worker.protocol import (
+    Bye,
+    Chunk,
+    Hello,
+    Loaded,
+    LoadFailed,
+    Message,
+    ProtocolError,
+    Result,
+)
 from .commands import Command, Kill, Notify, Report, Resolve, Send, Spawn, Stream
 from .errors import DrainingError
 from .jobs import Outcome
 from .launcher import Launch, version_of
+from .ranks import RankGroup
 from .roster import Exit, ExitReason
 from .router import Router
 from .streams import BodyStream
@@ -25,6 +35,7 @@ if TYPE_CHECKING:
     from .jobs import Job
     from .launcher import Handle, Launcher
     from .lifecycle import VersionKey
+    from .ranks import Parallelism
     from .roster import Version, VersionSpec
 
 logger = logging.getLogger("flambeau.engine")
@@ -36,10 +47,10 @@ class Engine:
     """Queues, batches and workers behind one synchronous call: ``predict``.
 
     Made inside a running event loop. All times are readings of ``time.monotonic``: an event loop's
-    own clock may tick in whole milliseconds. ``device_environ`` says which variables a worker on a
-    device needs, ``on_exit(key, exit)`` is told of every worker that ended and ``on_samples`` of
-    the metrics that a version's handlers report. ``on_loaded`` is told, by TorchServe's name of it,
-    of each worker that has loaded its model, and in how many seconds.
+    own clock may tick in whole milliseconds. ``device_environ`` says which variables a version's
+    worker on a device needs, ``on_exit(key, exit)`` is told of every worker that ended and
+    ``on_samples`` of the metrics that a version's handlers report. ``on_loaded`` is told, by
+    TorchServe's name of it, of each worker that has loaded its model, and in how many seconds.
     """
 
     def __init__(
@@ -48,7 +59,7 @@ class Engine:
         launcher: Launcher,
         socket_path: Path,
         cores: int,
-        device_environ: Callable[[int | None], Mapping[str, str]],
+        device_environ: Callable[[VersionSpec, int | None], Mapping[str, str]],
         on_exit: Callable[[VersionKey, Exit], None],
         on_samples: Callable[[VersionKey, Sequence[Sequence[Any]]], None],
         on_loaded: Callable[[str, float], None],
@@ -65,6 +76,9 @@ class Engine:
         self._waiting: dict[Job, asyncio.Future[Outcome]] = {}
         self._streams: dict[Job, BodyStream] = {}
         self._handles: dict[str, Handle] = {}
+        self._groups: dict[str, RankGroup] = {}
+        self._ranks: dict[str, tuple[RankGroup, int]] = {}
+        """Workers of several processes by identity, and their ranks by theirs."""
         self._doomed: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._watchers: set[asyncio.Future[None]] = set()
@@ -92,6 +106,11 @@ class Engine:
     def version(self, key: VersionKey) -> Version | None:
         """The version as it is now, to be read and not changed."""
         return self._fleet.versions.get(key)
+
+    def pids_of_ranks(self, identity: str) -> list[int]:
+        """The processes of a worker that has ranks, as far as they have reported for work."""
+        group = self._groups.get(identity)
+        return [] if group is None else group.pids
 
     def add(self, spec: VersionSpec) -> None:
         """Make a version known, without workers. Raises DrainingError when it is too late."""
@@ -165,11 +184,17 @@ class Engine:
             elif isinstance(command, Stream):
                 self._stream(command.job, command.piece)
             elif isinstance(command, Send):
-                if not self._router.send(command.identity, command.message):
+                if not self._send(command.identity, command.message):
                     self._loop.call_soon(self._undelivered, command)
             else:
                 self._run_rare(command)
         self._arm()
+
+    def _send(self, identity: str, message: Message) -> bool:
+        group = self._groups.get(identity)
+        if group is None:
+            return self._router.send(identity, message)
+        return all(self._router.send(rank, share) for rank, share in group.spread(message))
 
     def _run_rare(self, command: Spawn | Kill | Report | Notify) -> None:
         match command:
@@ -233,6 +258,16 @@ class Engine:
             self._arm()
 
     def _received(self, identity: str, message: Message) -> None:
+        if identity in self._ranks:
+            group, rank = self._ranks[identity]
+            try:
+                folded = group.fold(rank, message)
+            except ProtocolError as error:
+                self._violated(identity, str(error))
+                return
+            if folded is None:
+                return
+            identity, message = group.identity, folded
         at = now()
         match message:
             case Result():
@@ -260,6 +295,8 @@ class Engine:
                 self._violated(identity, f"sent a {type(message).__name__}")
 
     def _violated(self, identity: str, what: str) -> None:
+        if identity in self._ranks:
+            identity = self._ranks[identity][0].identity
         self._run(self._fleet.violated(identity, what, now()))
 
     def _undelivered(self, send: Send) -> None:
@@ -268,14 +305,18 @@ class Engine:
     async def _run_worker(self, spawn: Spawn) -> None:
         """A worker process from its start to its end."""
         identity = spawn.identity
+        parallel = spawn.spec.parallel
+        group = None if parallel is None else self._group(identity, parallel)
         launch = Launch(
             identity,
             self._router.endpoint,
             spawn.spec.key[0],
-            self._threads(),
-            self._device_environ(spawn.device),
+            # Ranks share the cores with each other: one thread is what torchrun gives them.
+            self._threads() if group is None else 1,
+            self._device_environ(spawn.spec, spawn.device),
             spawn.spec.model_dir,
             spawn.spec.python,
+            parallel,
         )
         logger.info("worker %s starts", identity)
         try:
@@ -295,7 +336,21 @@ class Engine:
         self._doomed.discard(identity)
         # What it said before it died counts: read it first.
         self._router.drain()
+        self._ungroup(identity)
         self._run(self._fleet.exited(exit, now()))
+
+    def _group(self, identity: str, parallel: Parallelism) -> RankGroup | None:
+        if not parallel.has_ranks:
+            return None
+        group = self._groups[identity] = RankGroup(identity, parallel)
+        for rank, member in enumerate(group.members):
+            self._ranks[member] = (group, rank)
+        return group
+
+    def _ungroup(self, identity: str) -> None:
+        group = self._groups.pop(identity, None)
+        for member in group.members if group is not None else ():
+            del self._ranks[member]
 
     def _threads(self) -> int:
         """Cores divided by workers, so that all of them together do not oversubscribe the host."""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     OnSample = Callable[[VersionKey, list[Any]], None]
 
+    from .ranks import Parallelism
+
 TAIL_LINES = 50
 _LONGEST_LINE = 8 * 1024
 _PIPE_GRACE = 1.0
@@ -35,7 +37,10 @@ _PIPE_GRACE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What it takes to start one worker; ``python`` is its own interpreter if it has one."""
+    """What it takes to start one worker; with ``parallel``, all of its ranks.
+
+    ``python`` is its own interpreter if it has one.
+    """
 
     identity: str
     endpoint: str
@@ -44,6 +49,7 @@ class Launch:
     environ: Mapping[str, str]
     model_dir: str = ""
     python: str | None = None
+    parallel: Parallelism | None = None
 
 
 class Handle(Protocol):
@@ -96,16 +102,7 @@ class LocalLauncher:
         self._read_end, self._write_end = os.pipe()
 
     async def start(self, launch: Launch) -> LocalHandle:
-        threads = str(launch.threads)
-        environ = {
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            # ONNX Runtime would report its use to Microsoft.
-            "ORT_DISABLE_TELEMETRY": "1",
-            **self._environ,
-            **launch.environ,
-            "PYTHONUNBUFFERED": "1",
-        }
+        environ = {**self._shared_environ(launch.threads), **launch.environ}
         if launch.python is not None:
             # Commands of packages that are installed for this model.
             path = [os.path.dirname(launch.python), environ.get("PATH")]
@@ -142,7 +139,9 @@ class LocalLauncher:
         template = self._template
         if template is None or (template.is_lost and template.was_ready):
             # Not before the first workers are on their way: they need the processor now.
-            asyncio.get_running_loop().call_soon(self._prepare, environ)
+            # Its variables are those that all workers have: a copy can add some, and drop none.
+            shared = self._shared_environ(launch.threads)
+            asyncio.get_running_loop().call_soon(self._prepare, shared)
             return None
         order = {
             "arguments": self._arguments(launch),
@@ -154,10 +153,25 @@ class LocalLauncher:
         except TemplateLost:
             return None
 
+    def _shared_environ(self, threads: int) -> dict[str, str]:
+        return {
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+            # ONNX Runtime would report its use to Microsoft.
+            "ORT_DISABLE_TELEMETRY": "1",
+            **self._environ,
+            "PYTHONUNBUFFERED": "1",
+        }
+
     def _prepare(self, environ: Mapping[str, str]) -> None:
         is_there = self._template is not None and not self._template.is_lost
-        if self._preload and not is_there and not self._is_closed:
+        if not self._preload or is_there or self._is_closed:
+            return
+        try:
             self._template = Template(self._python, environ, self._preload, [self._read_end])
+        except OSError as error:
+            logger.warning("there is no template for the workers: %s", error.strerror)
+            self._preload = ""
 
     def _arguments(self, launch: Launch) -> list[str]:
         return [

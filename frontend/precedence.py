@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from ..model_store.model_config import TorchrunConfig
 from .config import VersionSettings
+from .ranks import Parallelism
 from .roster import VersionSpec
 from .sequences import SequenceSpec
 
@@ -92,6 +94,7 @@ def make_spec(
         continuous=bool(archive.continuous_batching),
         sequences=_sequences(archive, config),
         python=python,
+        parallel=_parallelism(archive, block),
     )
 
 
@@ -129,6 +132,16 @@ def initial_workers(
     block = _block(key, config)
     minimum = _first(block.min_workers, default)
     return minimum, max(minimum, _first(block.max_workers, minimum))
+
+
+def _parallelism(archive: ModelConfig, block: VersionSettings) -> Parallelism | None:
+    """How a worker is spread; without ``parallelType``, or over nothing, it is one process."""
+    torchrun = archive.torchrun or TorchrunConfig()
+    default = 0 if archive.torchrun is None else 1
+    level = _first(torchrun.nproc_per_node, archive.parallel_level, block.parallel_level, default)
+    if archive.parallel_type is None or level == 0:
+        return None
+    return Parallelism(archive.parallel_type, level, torchrun.omp_number_threads)
 
 
 def _block(key: VersionKey, config: Config) -> VersionSettings:

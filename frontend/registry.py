@@ -59,7 +59,10 @@ class Reply:
 
 
 class Registry:
-    """The registered models. ``forget`` is told of each version that is gone."""
+    """The registered models. ``forget`` is told of each version that is gone.
+
+    ``room_for`` says how many workers of a version the GPUs have room for, None for any number.
+    """
 
     def __init__(
         self,
@@ -70,6 +73,7 @@ class Registry:
         default_workers: int,
         gpu_usage: Callable[[int], str],
         forget: Callable[[VersionKey], None],
+        room_for: Callable[[VersionSpec], int | None],
     ) -> None:
         self.changed: Callable[[], None] = _nobody_cares
         """Called after each change that a client asked for."""
@@ -80,6 +84,7 @@ class Registry:
         self._default_workers = default_workers
         self._gpu_usage = gpu_usage
         self._forget = forget
+        self._room_for = room_for
         self._records: dict[str, dict[str, Record]] = {}
         self._defaults: dict[str, str] = {}
 
@@ -141,8 +146,7 @@ class Registry:
         try:
             environment = await self._dependencies.plan(stored, registration.runtime)
             record = make_record(registration, stored, environment, self._config, at_startup)
-            minimum, maximum = self._workers(registration, record)
-            _refuse_too_many(minimum)
+            minimum, maximum = self._that_fit(record.spec, *self._workers(registration, record))
             self._insert(record)
         except BaseException:
             if registration.borrowed is None:
@@ -192,7 +196,7 @@ class Registry:
         key = self.resolve(name, version)
         spec = self._records[name][key[1]].spec
         self._refuse_if_draining(key)
-        _refuse_too_many(min_worker)
+        min_worker, maximum = self._that_fit(spec, min_worker, maximum)
         self._dependencies.try_again(key)
         self._engine.scale(key, min_worker, maximum)
         self.changed()
@@ -253,7 +257,9 @@ class Registry:
             current = self._engine.version(key)
             if current is not None:
                 record = self._records[key[0]][key[1]]
-                fields = describe_version(record, current, now, self._gpu_usage)
+                fields = describe_version(
+                    record, current, now, self._gpu_usage, self._engine.pids_of_ranks
+                )
                 described.append({**fields, **self._dependencies.describe(key)})
         return described
 
@@ -346,9 +352,28 @@ class Registry:
         default = self._config.default_workers_per_model
         if record.loaded_at_startup:
             default = self._default_workers
+            if record.spec.parallel is not None and not self._config.default_workers_per_model:
+                # As many as there are processors or GPUs, shared out among the processes.
+                default = max(1, default // record.spec.parallel.level)
         return initial_workers(
             record.spec.key, registration, record.stored.config, self._config, default
         )
+
+    def _that_fit(self, spec: VersionSpec, minimum: int, maximum: int) -> tuple[int, int]:
+        """So many workers, or as many as the GPUs have room for, if those are fewer.
+
+        Raises WorkerStartError if that is none, and BadRequestError for more than the machine
+        starts at all.
+        """
+        _refuse_too_many(minimum, 1 if spec.parallel is None else spec.parallel.processes)
+        room = self._room_for(spec)
+        if room is None or spec.parallel is None or maximum <= room:
+            return minimum, maximum
+        name, level = spec.key[0], spec.parallel.level
+        if room == 0:
+            raise WorkerStartError(f"No enough gpu devices for model:{name} parallelLevel:{level}")
+        logger.warning("model %s: there are GPUs for %d workers of %d each", name, room, level)
+        return min(minimum, room), room
 
     def _insert(self, record: Record) -> None:
         name, version = record.spec.key
@@ -410,12 +435,14 @@ def _nobody_cares() -> None:
     pass
 
 
-def _refuse_too_many(workers: int) -> None:
-    if workers > MAX_WORKERS:
+def _refuse_too_many(workers: int, processes: int) -> None:
+    """``processes`` is how many of them one worker is."""
+    if workers * processes > MAX_WORKERS:
+        spread = "" if processes == 1 else f" of {processes} processes"
         raise BadRequestError(
-            f"{workers} workers are more than the {MAX_WORKERS} that this machine starts for one "
-            "version. Lower min_worker or initial_workers, or minWorkers in the archive's "
-            "configuration."
+            f"{workers} workers{spread} are more than the {MAX_WORKERS // processes} that this "
+            "machine starts for one version. Lower min_worker or initial_workers, or minWorkers in "
+            "the archive's configuration."
         )
 
 

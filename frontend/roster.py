@@ -24,6 +24,7 @@ from .sequences import SequenceQueue, SequenceSpec
 
 if TYPE_CHECKING:
     from .jobs import Batch, Job
+    from .ranks import Parallelism
 
 STABLE_AFTER = 30.0
 """Seconds of readiness after which a worker's earlier crashes are forgotten."""
@@ -111,7 +112,8 @@ class VersionSpec:
     ``client_timeout`` is for the whole of a request and ``queue_timeout`` for its wait; 0 means no
     limit. ``queue_size`` is per version; with ``job_ticket`` nobody waits at all. ``lost_retries``
     is how often a request of a lost batch is tried again. ``python`` is the interpreter of the
-    version's own environment, None for that of all workers.
+    version's own environment, None for that of all workers. ``parallel`` is there where a worker
+    has several GPUs.
     """
 
     key: VersionKey
@@ -135,6 +137,7 @@ class VersionSpec:
     continuous: bool = False
     sequences: SequenceSpec | None = None
     python: str | None = None
+    parallel: Parallelism | None = None
 
 
 class Worker(Lifecycle[WorkerState]):

@@ -22,7 +22,15 @@ from .admission import make_access
 from .app import Listeners, Services, start_listeners
 from .config import SECRET_VARIABLES, prepare_run_dir
 from .dependencies import Dependencies
-from .devices import DeviceAssigner, gpu_usage, placement, visible_gpus
+from .devices import (
+    DeviceAssigner,
+    gpu_usage,
+    least_used,
+    placement,
+    show_only,
+    slices,
+    visible_gpus,
+)
 from .engine import Engine
 from .errors import ConfigError
 from .fleet import Fleet
@@ -31,6 +39,7 @@ from .lifecycle import SERVER_TRANSITIONS, Lifecycle, ServerState
 from .logs import Logs
 from .metrics import Metrics
 from .metrics_config import read_metrics_config
+from .rank_launcher import RankLauncher
 from .registry import Registry
 from .reload import watch
 from .runstate import remove_state, write_state
@@ -273,15 +282,16 @@ class Server:
 
     def _make_engine(self) -> Engine:
         config = self._config
+        environ = self._workers_environ()
         launcher = LocalLauncher(
             config.workers_python,
-            self._workers_environ(),
+            environ,
             "" if config.preload == "none" else config.preload,
             lambda key, sample: self.metrics.record_samples(key, [sample]),
         )
         return Engine(
             self._fleet,
-            launcher,
+            RankLauncher(launcher, config.initial_distribution_port, environ),
             self._socket_path(),
             os.cpu_count() or 1,
             self._device_environ,
@@ -310,16 +320,52 @@ class Server:
             workers,
             gpu_usage,
             self._forget,
+            self._room_for,
         )
 
     def _socket_path(self) -> Path:
         return self._run_dir / f"{os.getpid()}.sock"
 
     def _assign(self, spec: VersionSpec) -> int | None:
-        return self._devices.assign(spec.key, spec.device_type, spec.device_ids)
+        """A worker's GPU, the first one where it has several."""
+        if spec.parallel is None:
+            return self._devices.assign(spec.key, spec.device_type, spec.device_ids)
+        choices = self._slices(spec)
+        if not choices:
+            return None
+        in_use = {
+            key: Counter(
+                gpu_id
+                for slot in version.slots.values()
+                for gpu_id in self._gpus(version.spec, slot.device)
+            )
+            for key, version in self._fleet.versions.items()
+        }
+        return least_used(choices, in_use[spec.key], sum(in_use.values(), Counter()))[0]
 
-    def _device_environ(self, device: int | None) -> Mapping[str, str]:
-        return placement(device, self._visible).environ
+    def _slices(self, spec: VersionSpec) -> list[tuple[int, ...]]:
+        if spec.parallel is None or spec.device_type == "cpu":
+            return []
+        return slices(len(self._visible), spec.parallel.level, spec.device_ids)
+
+    def _gpus(self, spec: VersionSpec, device: int | None) -> tuple[int, ...]:
+        """The GPUs of a worker that was given ``device``."""
+        if device is None or spec.parallel is None:
+            return () if device is None else (device,)
+        return next(slice for slice in self._slices(spec) if slice[0] == device)
+
+    def _room_for(self, spec: VersionSpec) -> int | None:
+        """How many workers of several GPUs each there can be; None where GPUs set no limit."""
+        if spec.parallel is None or spec.device_type == "cpu" or not self._visible:
+            return None
+        return len(self._slices(spec))
+
+    def _device_environ(self, spec: VersionSpec, device: int | None) -> Mapping[str, str]:
+        if device is None or spec.parallel is None:
+            return placement(device, self._visible).environ
+        choice = os.environ.get("CUDA_VISIBLE_DEVICES")
+        shown = show_only(self._gpus(spec, device), self._visible, choice)
+        return {"CUDA_VISIBLE_DEVICES": shown}
 
     def _load_message(self, spec: VersionSpec, device: int | None) -> Load:
         return Load(
@@ -328,7 +374,7 @@ class Server:
             model_dir=spec.model_dir,
             handler=spec.handler,
             batch_size=spec.batch_size,
-            gpu_id=placement(device, self._visible).gpu_id,
+            gpu_id=self._gpu_id(spec, device),
             limit_max_image_pixels=self._config.limit_max_image_pixels,
             decode_input_request=self._config.decode_input_request,
             name_content_types=self._config.content_type == "auto",
@@ -339,6 +385,12 @@ class Server:
             continuous=spec.continuous,
             metrics=self._wanted.for_workers(),
         )
+
+    def _gpu_id(self, spec: VersionSpec, device: int | None) -> int | None:
+        """What its handler is told; a worker with several GPUs sees those and no others."""
+        if spec.parallel is not None:
+            return None if device is None else 0
+        return placement(device, self._visible).gpu_id
 
     def _forget(self, key: VersionKey) -> None:
         self.metrics.forget(key)

@@ -102,6 +102,15 @@ def _parallel_type() -> _Rule:
     return _Rule(named.allowed, lambda value: None if value == "" else named.read(value))
 
 
+def _one_node() -> _Rule:
+    def read(value: object) -> int:
+        if type(value) is not int or value != 1:
+            raise ValueError
+        return value
+
+    return _Rule("1: the processes of a worker run on one host", read)
+
+
 _TRUE_OR_FALSE = _instance_of(bool, "true or false")
 _TEXT = _instance_of(str, "a text")
 _MAPPING = _instance_of(dict, "a mapping of keys to values")
@@ -115,7 +124,7 @@ def _key(name: str, rule: _Rule) -> Any:
 class TorchrunConfig:
     """The ``torchrun`` block of model-config.yaml; None where the file says nothing."""
 
-    nnodes: int | None = _key("nnodes", _whole_number(1))
+    nnodes: int | None = _key("nnodes", _one_node())
     nproc_per_node: int | None = _key("nproc-per-node", _whole_number(1))
     rdzv_backend: str | None = _key("rdzv-backend", _TEXT)
     rdzv_endpoint: str | None = _key("rdzv-endpoint", _TEXT)
@@ -178,6 +187,7 @@ def parse_model_config(text: str, file_name: str) -> tuple[ModelConfig, tuple[st
         # TorchServe accepts that, and then none of the model's requests.
         allowed = "the milliseconds after which a sequence is closed, with sequenceBatching: true"
         raise refusal(file_name, "sequenceMaxIdleMSec", config.sequence_max_idle_msec, allowed)
+    warnings += _without_effect(config, file_name)
     return _paired(config, file_name), tuple(warnings)
 
 
@@ -234,6 +244,33 @@ def _unsupported(values: Iterable[object], where: str) -> list[str]:
             hint = "" if nearest is None else f"; did you mean {nearest!r}?"
             warnings.append(f"{where}: unsupported parameter {_shown(key)} is ignored{hint}")
     return warnings
+
+
+def _without_effect(config: ModelConfig, file_name: str) -> list[str]:
+    """Keys for several processes or GPUs that do nothing, since another key is missing."""
+    level = None if config.torchrun is None else (config.torchrun.nproc_per_node or 1)
+    if config.parallel_type is not None:
+        if not (level or config.parallel_level):
+            return [f"{file_name}: parallelType has no effect without parallelLevel or torchrun"]
+        if level and config.parallel_level and level != config.parallel_level:
+            return [
+                f"{file_name}: parallelLevel {config.parallel_level} is not used; torchrun's "
+                f"nproc-per-node, which is {level}, counts"
+            ]
+        at_once = config.continuous_batching or config.async_communication
+        if at_once and config.parallel_type in ("tp", "pptp"):
+            key = "continuousBatching" if config.continuous_batching else "asyncCommunication"
+            return [
+                f"{file_name}: with parallelType {config.parallel_type!r} a worker has one request "
+                f"or batch in work at a time, in spite of {key}"
+            ]
+    elif level or config.parallel_level:
+        key = "parallelLevel" if level is None else "torchrun"
+        return [
+            f"{file_name}: {key} has no effect without parallelType; give 'tp', 'pp', 'pptp' or "
+            "'custom'"
+        ]
+    return []
 
 
 def _nearest(key: str, known: Iterable[str]) -> str | None:

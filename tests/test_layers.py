@@ -25,7 +25,7 @@ LAYERS = [
     "model_store.s3 model_store.environments worker.log_lines worker.metrics",
     "worker.context model_store.remote model_store.model_config frontend.lifecycle frontend.jobs "
     "frontend.run_dir "
-    "frontend.metric_log frontend.metrics_config "
+    "frontend.metric_log frontend.metrics_config frontend.ranks "
     "frontend.config_key frontend.access frontend.template",
     "frontend.input_check model_store.manifest model_store.workflow_spec "
     "frontend.batcher frontend.config_sources frontend.config_listeners "
@@ -38,8 +38,8 @@ LAYERS = [
     "model_store.store frontend.commands frontend.precedence frontend.launcher frontend.describe "
     "frontend.system_metrics frontend.logs "
     "frontend.tls",
-    "handlers archiver.writers frontend.storage frontend.records worker.envelopes "
-    "worker.loader worker.rows worker.link frontend.dispatcher",
+    "handlers archiver.writers frontend.storage frontend.records frontend.rank_launcher "
+    "worker.envelopes worker.loader worker.rows worker.link frontend.dispatcher",
     "worker.service worker.continuous",
     "worker.asynchronous worker.compat",
     "archiver.sources worker.main frontend.crew frontend.router frontend.metrics",
@@ -67,6 +67,7 @@ RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
 PACKAGES = ("worker.compat", "handlers", "frontend.http", "frontend.grpc")
 PURE = (
     "workflow_run",
+    "ranks",
     "jobs",
     "lifecycle",
     "batcher",

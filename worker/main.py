@@ -79,6 +79,7 @@ def _serve(link: Link) -> int:
         return 0
     if not isinstance(load, Load):
         raise ProtocolError(f"expected Load, got {type(load).__name__}")
+    link.is_silent = load.rank > 0
     started = time.perf_counter()
     try:
         serving = _load(load, link)
@@ -190,7 +191,8 @@ def _serving(load: Load, link: Link, context: Context, entry_point: EntryPoint) 
         rounds = ContinuousBatches(entry_point, context, Rows(**how), link)
         return _Serving(credits, schemas, context.drain_samples, rounds.run)
     inbox = Inbox(link)
-    service = Service(entry_point, context, emit=link.send, is_cancelled=inbox.is_cancelled, **how)
+    emit = None if link.is_silent else link.send
+    service = Service(entry_point, context, emit=emit, is_cancelled=inbox.is_cancelled, **how)
     answer = partial(_one_by_one, link, inbox, service)
     return _Serving(credits, schemas, context.drain_samples, answer)
 

@@ -116,6 +116,8 @@ class Load:
     continuous: bool = False
     metrics: list[list[Any]] = field(default_factory=list)
     """Those of ``metrics.yaml``: name, type, unit, dimension names."""
+    rank: int = 0
+    """Which process of its worker this is; only the first one's answers count."""
 
 
 @dataclass(slots=True)

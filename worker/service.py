@@ -91,9 +91,10 @@ class Service:
 
     def _give_away(self, row: int, item: object) -> None:
         """Send a piece of an answer; raises TypeError or ValueError for what has no bytes."""
+        if self._emit is None:
+            return
         piece = self._rows.piece(self._context, row, item)
-        if self._emit is not None:
-            self._emit(Chunk(self._batch_id, row, piece))
+        self._emit(Chunk(self._batch_id, row, piece))
 
     def _exhaust(self, returned: list[Any]) -> list[Any]:
         """Send what generators among the answers yield, turn by turn, until all have ended.

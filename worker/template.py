@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from .leaving import run_and_leave
+from .link import end_with_parent
 from .main import main as worker_main
 from .modules import module_names
 
@@ -36,6 +37,8 @@ def main() -> int:
     """Serve until the frontend goes; in a copy, be a worker. The process's exit code."""
     arguments = _arguments()
     control = socket.socket(fileno=arguments.control_fd)
+    # While it imports, it does not look at its socket.
+    end_with_parent(True)
     before = set(sys.modules)
     for name in filter(None, arguments.modules.split(",")):
         importlib.import_module(name.strip())
@@ -48,6 +51,7 @@ def main() -> int:
     # What is here stays, and is not looked through in each copy, which would copy it indeed.
     gc.collect()
     gc.freeze()
+    end_with_parent(False)
     control.send(READY)
     order = _Template(control).serve()
     if order is None:
@@ -75,7 +79,10 @@ class _Template:
                 if key.fd == self._ended:
                     self._report()
                     continue
-                packet, descriptors, _, _ = socket.recv_fds(self._control, MAX_ORDER, 2)
+                try:
+                    packet, descriptors, _, _ = socket.recv_fds(self._control, MAX_ORDER, 2)
+                except ConnectionError:
+                    packet = b""
                 if not packet:
                     self._kill_all()
                     return None

@@ -17,9 +17,12 @@ from flambeau.frontend.devices import (
     Placement,
     count_gpus,
     gpu_usage,
+    least_used,
     load_nvml,
     placement,
     select_visible,
+    show_only,
+    slices,
     visible_gpus,
 )
 
@@ -257,3 +260,33 @@ def test_any_choice_yields_different_known_devices(choice: str) -> None:
     chosen = select_visible(gpus, choice)
     assert len(set(chosen)) == len(chosen)
     assert set(chosen) <= {"GPU-a", "MIG-x", "MIG-y"}
+
+
+def test_workers_with_several_gpus_have_slices_of_them() -> None:
+    assert slices(5, 2) == [(0, 1), (2, 3)]
+    assert slices(8, 2, [7, 3, 1]) == [(7, 3)]
+    assert slices(4, 2, [2, 9]) == [(0, 1), (2, 3)], "a list with an unknown GPU is ignored"
+    assert slices(1, 2) == []
+    assert slices(0, 2) == []
+
+
+def test_the_slice_that_the_fewest_use_is_next() -> None:
+    choices = slices(6, 2)
+    assert least_used(choices, {}, {}) == (0, 1)
+    assert least_used(choices, {}, {0: 1, 1: 1}) == (2, 3)
+    assert least_used(choices, {}, {0: 1, 1: 1, 3: 1}) == (4, 5)
+    assert least_used(choices, {}, {0: 1, 2: 1, 4: 2}) == (0, 1)
+    shared = {0: 1, 1: 1, 2: 2, 3: 2, 4: 5}
+    assert least_used(choices, {0: 1, 1: 1}, shared) == (2, 3), "rather with others than siblings"
+
+
+@pytest.mark.parametrize(
+    ("choice", "shown"),
+    [(None, "2,3"), ("5, 6, 7, 4", "7,4"), ("GPU-a,GPU-b,GPU-c,GPU-d", "GPU-c,GPU-d")],
+)
+def test_a_worker_with_several_gpus_sees_only_those(choice: str | None, shown: str) -> None:
+    assert show_only((2, 3), ["GPU-1", "GPU-2", "GPU-3", "GPU-4"], choice) == shown
+
+
+def test_instances_of_gpus_are_shown_by_name() -> None:
+    assert show_only((0, 1), ["MIG-x", "MIG-y"], "0") == "MIG-x,MIG-y"

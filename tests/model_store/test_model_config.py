@@ -47,7 +47,7 @@ queueTimeout: 25
 maxRetryTimeoutInSec: 9
 batching: fixed
 retryLostBatch: 0
-parallelType: tp
+parallelType: pp
 parallelLevel: 4
 torchrun:
   nnodes: 1
@@ -87,7 +87,7 @@ handler:
         max_retry_timeout_in_sec=9,
         batching="fixed",
         retry_lost_batch=0,
-        parallel_type="tp",
+        parallel_type="pp",
         parallel_level=4,
         torchrun=TorchrunConfig(1, 4, "c10d", "localhost:29500", "a=b", 5, 0, 2),
         use_job_ticket=True,
@@ -164,6 +164,10 @@ def test_a_file_that_says_nothing_configures_nothing(text: str) -> None:
             "torchrun: nproc-per-node: 'gpu' is not allowed; give a whole number of at least 1",
         ),
         (
+            "torchrun: {nnodes: 2}",
+            "torchrun: nnodes: 2 is not allowed; give 1: the processes of a worker run on one host",
+        ),
+        (
             "{minWorkers: 3, maxWorkers: 2}",
             "minWorkers: 3 is not allowed; give at most maxWorkers, which is 2",
         ),
@@ -231,11 +235,45 @@ def test_keys_that_belong_to_the_handler_do_not_warn(key: str) -> None:
 
 
 def test_unknown_torchrun_parameters_are_named() -> None:
-    assert warnings_of("torchrun: {nnode: 1, log-dir: x, 3: 4}") == (
+    assert warnings_of("{parallelType: tp, torchrun: {nnode: 1, log-dir: x, 3: 4}}") == (
         f"{FILE}: torchrun: unsupported parameter 'nnode' is ignored; did you mean 'nnodes'?",
         f"{FILE}: torchrun: unsupported parameter 'log-dir' is ignored",
         f"{FILE}: torchrun: unsupported parameter 3 is ignored",
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        (
+            "parallelLevel: 2",
+            "parallelLevel has no effect without parallelType; give 'tp', 'pp', 'pptp' or 'custom'",
+        ),
+        (
+            "torchrun: {nproc-per-node: 2}",
+            "torchrun has no effect without parallelType; give 'tp', 'pp', 'pptp' or 'custom'",
+        ),
+        (
+            "{parallelType: tp, parallelLevel: 2, continuousBatching: true}",
+            "with parallelType 'tp' a worker has one request or batch in work at a time, in spite "
+            "of continuousBatching",
+        ),
+        ("parallelType: tp", "parallelType has no effect without parallelLevel or torchrun"),
+        (
+            "{parallelType: tp, parallelLevel: 4, torchrun: {nproc-per-node: 2}}",
+            "parallelLevel 4 is not used; torchrun's nproc-per-node, which is 2, counts",
+        ),
+    ],
+)
+def test_keys_for_several_processes_that_do_nothing_are_named(text: str, warning: str) -> None:
+    assert warnings_of(text) == (f"{FILE}: {warning}",)
+
+
+@pytest.mark.parametrize(
+    "text", ["{parallelType: tp, parallelLevel: 2}", "{parallelType: pp, torchrun: {}}"]
+)
+def test_keys_for_several_processes_that_belong_together_do_not_warn(text: str) -> None:
+    assert warnings_of(text) == ()
 
 
 def test_a_key_that_is_given_twice_is_reported() -> None:

@@ -58,6 +58,16 @@ def test_a_piece_carries_status_and_headers_of_the_context():
     assert piece.body == b'{\n  "a": 1\n}'
 
 
+def test_a_process_whose_answers_do_not_count_sends_no_pieces():
+    def handler(data, context):
+        send([object()], context)
+        return ["done"]
+
+    context = Context("m", "/models/m", None, 8, None, "0.12.0")
+    result = Service(handler, context, emit=None).run(Work(1, [Request("r", {}, [])]))
+    assert result.answers[0].body == b"done"
+
+
 def test_outside_a_batch_there_is_nobody_to_send_to():
     with pytest.raises(RuntimeError, match="no request"):
         send_intermediate_predict_response(["x"], {0: "r"}, "ok", 200)
