@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from .ranks import Parallelism
 
+logger = logging.getLogger("flambeau.engine")
+
 TAIL_LINES = 50
 _LONGEST_LINE = 8 * 1024
 _PIPE_GRACE = 1.0

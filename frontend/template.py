@@ -44,9 +44,9 @@ class CopiedProcess:
 
 
 class Template:
-    """A template process that imports ``modules``. Used from one event loop; OSError if it cannot be.
+    """A template process that imports ``modules``. Used from one event loop.
 
-    ``passed`` are descriptors that workers get, too.
+    ``passed`` are descriptors that workers get, too. Raises OSError if it cannot be started.
     """
 
     def __init__(

@@ -82,7 +82,7 @@ class _Template:
                 try:
                     packet, descriptors, _, _ = socket.recv_fds(self._control, MAX_ORDER, 2)
                 except ConnectionError:
-                    packet = b""
+                    packet, descriptors = b"", []
                 if not packet:
                     self._kill_all()
                     return None
