@@ -52,12 +52,19 @@ CASES = (
         *((predict(sentence.encode()),) for sentence in SENTENCES),
         (predict(SENTENCES[2], "text/plain"),),
         (form({"data": SENTENCES[1].encode()}),),
-        (predict(b"words that nobody knows"),),
+        (
+            predict(
+                b"words that nobody knows", ours=400, why="the client's text, and nobody else's"
+            ),
+        ),
         (predict(SENTENCES[0].encode(), path="/explanations/{case}"),),
     ),
     text(
         "text_classifier_batch",
-        tuple(predict(sentence.encode()) for sentence in SENTENCES[1:]),
+        tuple(
+            predict(sentence.encode(), ours=200, why="a batch is answered, too")
+            for sentence in SENTENCES[1:]
+        ),
         config_file="text/batch.yaml",
     ),
 )
