@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..worker.protocol import Answer, Message
+    from .exits import Exit
     from .jobs import Job
     from .lifecycle import VersionKey
-    from .roster import Exit, VersionSpec
+    from .roster import VersionSpec
 
 
 @dataclass(slots=True)

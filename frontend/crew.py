@@ -10,17 +10,9 @@ from typing import TYPE_CHECKING
 from ..worker.protocol import Stop
 from .commands import Agenda, Kill, Notify, Report, Send, Spawn
 from .dispatcher import Dispatcher
+from .exits import TIMED_OUT, Exit, ExitReason
 from .lifecycle import VersionState, WorkerState
-from .roster import (
-    BOOT_ATTEMPTS,
-    TIMED_OUT,
-    Departure,
-    Exit,
-    ExitReason,
-    Slot,
-    Version,
-    Worker,
-)
+from .roster import BOOT_ATTEMPTS, Departure, Slot, Version, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,7 @@ from .. import FlambeauError, without_folders
 from ..model_store.environments import TAIL_LINES, Environments, Stopped
 from ..model_store.errors import StorageError
 from .errors import DrainingError
-from .roster import Exit, ExitReason
+from .exits import Exit, ExitReason
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..model_store.store import StoredModel
-    from .roster import Exit, Slot, Version, VersionSpec
+    from .exits import Exit
+    from .roster import Slot, Version, VersionSpec
 
 _PAGE_BYTES = 4096
 

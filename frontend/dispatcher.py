@@ -20,9 +20,10 @@ from .errors import (
     QueueFullError,
     SequenceClosedError,
 )
+from .exits import TIMED_OUT, Exit, ExitReason
 from .jobs import Batch, Job, JobState, Outcome
 from .lifecycle import VersionState, WorkerState
-from .roster import TIMED_OUT, Exit, ExitReason, Version, Worker, too_slow
+from .roster import Version, Worker, too_slow
 from .sequences import SequenceQueue, ended_sequences
 
 if TYPE_CHECKING:

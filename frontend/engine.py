@@ -19,10 +19,10 @@ from ..worker.protocol import (
 )
 from .commands import Command, Kill, Notify, Report, Resolve, Send, Spawn, Stream
 from .errors import DrainingError
+from .exits import Exit, ExitReason
 from .jobs import Outcome
 from .launcher import Launch, version_of
 from .ranks import RankGroup
-from .roster import Exit, ExitReason
 from .router import Router
 from .streams import BodyStream
 

@@ -17,14 +17,9 @@ from ..worker.protocol import PROTOCOL_VERSION, Cancel, Chunk, LoadFailed, Resul
 from .commands import Command, Kill, Notify
 from .crew import UNREACHABLE_GRACE, Crew
 from .errors import NoWorkerError
+from .exits import Exit, ExitReason
 from .lifecycle import VersionKey, VersionState, WorkerState
-from .roster import (
-    Exit,
-    ExitReason,
-    Schemas,
-    Version,
-    VersionSpec,
-)
+from .roster import Schemas, Version, VersionSpec
 
 if TYPE_CHECKING:
     from ..worker.protocol import Message

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ..worker.protocol import EXIT_CUDA_ERROR, REQUESTS_MARK
+from .exits import Exit, ExitReason
 from .metric_lines import METRICS_MARK, parse_metric_line
-from .roster import Exit, ExitReason
 from .template import CopiedProcess, Template, TemplateLost
 
 if TYPE_CHECKING:

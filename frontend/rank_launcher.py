@@ -14,9 +14,9 @@ from .ranks import members_of, rank_environ
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from .exits import Exit
     from .launcher import Handle, Launch, Launcher
     from .ranks import Parallelism
-    from .roster import Exit
 
 _PORTS = 1000
 """How many ports are tried for one that is free."""

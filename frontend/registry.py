@@ -11,10 +11,9 @@ import asyncio
 import logging
 import os
 from dataclasses import dataclass
-from time import monotonic
 from typing import TYPE_CHECKING
 
-from .describe import describe_version, summarise
+from .catalog import Catalog
 from .errors import (
     BadRequestError,
     ConflictError,
@@ -32,15 +31,15 @@ from .self_description import ask_about_itself
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from ..model_store.store import ModelStore
     from .config import Config
     from .dependencies import Dependencies
     from .describe import Record
     from .engine import Engine
+    from .exits import Exit
     from .lifecycle import VersionKey
-    from .roster import Exit, Schemas, Version, VersionSpec
+    from .roster import Version, VersionSpec
 
 __all__ = ["Registration", "Registry", "Reply"]
 
@@ -58,8 +57,8 @@ class Reply:
     message: str
 
 
-class Registry:
-    """The registered models. ``forget`` is told of each version that is gone.
+class Registry(Catalog):
+    """Changes the registered models. ``forget`` is told of each version that is gone.
 
     ``room_for`` says how many workers of a version the GPUs have room for, None for any number.
     """
@@ -75,47 +74,14 @@ class Registry:
         forget: Callable[[VersionKey], None],
         room_for: Callable[[VersionSpec], int | None],
     ) -> None:
+        super().__init__(engine, dependencies, gpu_usage)
         self.changed: Callable[[], None] = _nobody_cares
         """Called after each change that a client asked for."""
-        self._engine = engine
         self._store = store
-        self._dependencies = dependencies
         self._config = config
         self._default_workers = default_workers
-        self._gpu_usage = gpu_usage
         self._forget = forget
         self._room_for = room_for
-        self._records: dict[str, dict[str, Record]] = {}
-        self._defaults: dict[str, str] = {}
-
-    def resolve(self, name: str, version: str | None) -> VersionKey:
-        """The key of a version, of the default one for None.
-
-        Raises UnknownModelError or UnknownVersionError.
-        """
-        if name not in self._records:
-            raise UnknownModelError(name)
-        if version is None:
-            return (name, self._defaults[name])
-        if version not in self._records[name]:
-            raise UnknownVersionError(name, version)
-        return (name, version)
-
-    def snapshot(self) -> dict[str, dict[str, dict[str, object]]]:
-        """Versions by model and version, in the form of TorchServe's snapshots, which leave out
-        the nodes of workflows.
-        """
-        kept = {
-            name: {
-                version: summarise(
-                    record, self._engine.version(record.spec.key), self._defaults[name] == version
-                )
-                for version, record in records.items()
-                if not record.of_workflow
-            }
-            for name, records in sorted(self._records.items())
-        }
-        return {name: versions for name, versions in kept.items() if versions}
 
     async def register(self, registration: Registration) -> Reply:
         """Register a version and start its initial workers.
@@ -243,86 +209,6 @@ class Registry:
         self.changed()
         return Reply(200, f'Default version successfully updated for model "{name}" to "{version}"')
 
-    def describe(self, name: str, version: str | None) -> list[dict[str, object]]:
-        """The version, the default one for None, every one for ``all``."""
-        if version == "all":
-            if name not in self._records:
-                raise UnknownModelError(name)
-            keys = [(name, each) for each in self._records[name]]
-        else:
-            keys = [self.resolve(name, version)]
-        now = monotonic()
-        described = []
-        for key in keys:
-            current = self._engine.version(key)
-            if current is not None:
-                record = self._records[key[0]][key[1]]
-                fields = describe_version(
-                    record, current, now, self._gpu_usage, self._engine.pids_of_ranks
-                )
-                described.append({**fields, **self._dependencies.describe(key)})
-        return described
-
-    def list_models(self, limit: int = 100, offset: int = 0) -> dict[str, object]:
-        """A page of the default versions, sorted by name, in TorchServe's form. Functions of
-        workflows are not among them.
-        """
-        names = sorted(
-            name
-            for name, version in self._defaults.items()
-            if not self._records[name][version].is_function
-        )
-        page = {
-            "models": [
-                {
-                    "modelName": name,
-                    "modelUrl": self._records[name][self._defaults[name]].stored.url,
-                }
-                for name in names[offset : offset + limit]
-            ]
-        }
-        if offset + limit <= len(names):
-            return {"nextPageToken": str(offset + limit), **page}
-        return {**page}
-
-    def has(self, name: str, version: str) -> bool:
-        """That version is registered."""
-        return version in self._records.get(name, {})
-
-    def versions(self, name: str) -> list[str]:
-        """The registered versions of a model; raises UnknownModelError."""
-        if name not in self._records:
-            raise UnknownModelError(name)
-        return list(self._records[name])
-
-    def is_ready(self, name: str, version: str | None) -> bool:
-        """A worker of the version has its model loaded; raises as ``resolve``."""
-        current = self._engine.version(self.resolve(name, version))
-        return current is not None and bool(current.ready_workers)
-
-    def places(self) -> dict[VersionKey, tuple[Path, str | None]]:
-        """Versions that are served in place: the folder, and the handler file if that is all."""
-        return {
-            record.spec.key: (record.stored.model_dir, record.stored.handler)
-            for records in self._records.values()
-            for record in records.values()
-            if record.stored.is_in_place
-        }
-
-    def schemas(self, name: str, version: str | None) -> Schemas:
-        """What the version's handler says of its input and output; raises as ``resolve``."""
-        current = self._engine.version(self.resolve(name, version))
-        return (None, None) if current is None else current.schemas
-
-    def unready(self) -> dict[str, str]:
-        """Default versions that should have workers and have none that is ready: their state."""
-        states = {}
-        for name, version in self._defaults.items():
-            current = self._engine.version((name, version))
-            if current is not None and current.min_workers and not current.ready_workers:
-                states[f"{name}/{version}"] = current.state.value
-        return states
-
     async def customized(
         self, name: str, version: str | None, headers: dict[str, str], request_id: str
     ) -> dict[str, object] | None:
@@ -333,15 +219,6 @@ class Registry:
         return await ask_about_itself(
             self._engine, self.resolve(name, version), headers, request_id
         )
-
-    def is_healthy(self) -> bool:
-        """TorchServe's /ping rule: each default version has its workers, or may still get them."""
-        now = monotonic()
-        for name, version in self._defaults.items():
-            current = self._engine.version((name, version))
-            if current is not None and not current.is_healthy(now):
-                return False
-        return True
 
     def _refuse_if_draining(self, key: VersionKey) -> None:
         version = self._engine.version(key)

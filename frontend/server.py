@@ -22,15 +22,7 @@ from .admission import make_access
 from .app import Listeners, Services, start_listeners
 from .config import SECRET_VARIABLES, prepare_run_dir
 from .dependencies import Dependencies
-from .devices import (
-    DeviceAssigner,
-    gpu_usage,
-    least_used,
-    placement,
-    show_only,
-    slices,
-    visible_gpus,
-)
+from .devices import gpu_usage, visible_gpus
 from .engine import Engine
 from .errors import ConfigError
 from .fleet import Fleet
@@ -39,6 +31,7 @@ from .lifecycle import SERVER_TRANSITIONS, Lifecycle, ServerState
 from .logs import Logs
 from .metrics import Metrics
 from .metrics_config import read_metrics_config
+from .placements import Placements
 from .rank_launcher import RankLauncher
 from .registry import Registry
 from .reload import watch
@@ -109,7 +102,6 @@ class Server:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._visible = visible_gpus(os.environ)[: config.number_of_gpu]
-        self._devices = DeviceAssigner(len(self._visible))
         self._wanted = read_metrics_config(
             config.metrics_config, detect_models=config.model_metrics_auto_detect
         )
@@ -120,11 +112,12 @@ class Server:
         )
         self._run_dir = prepare_run_dir(config)
         self._fleet = Fleet(
-            self._assign,
+            lambda spec: self._placements.assign(spec),
             lambda: random.uniform(0.8, 1.2),  # noqa: S311
             self._load_message,
             config.initial_worker_port,
         )
+        self._placements = Placements(self._visible, self._fleet.versions)
         self._remove_stale_sockets()
         self.engine = self._make_engine()
         self._store = make_model_store(config)
@@ -155,19 +148,7 @@ class Server:
             self._is_draining,
             lambda: self._life.state is ServerState.STARTING,
         )
-        try:
-            listeners = await start_listeners(services)
-        except BaseException:
-            await self.engine.close(0.0)
-            raise
-        try:
-            grpc = await _start_grpc(services)
-        except BaseException:
-            await listeners.close()
-            await self.engine.close(0.0)
-            raise
-        if grpc is not None:
-            listeners.urls.update(grpc.urls)
+        listeners, grpc = await self._listen(services)
         with_tls = [each for each in (listeners, grpc) if each is not None and each.uses_tls]
         loop.add_signal_handler(signal.SIGHUP, self._hung_up, with_tls)
         state = write_state(self._run_dir, listeners.urls, self._config.certificate_file)
@@ -198,6 +179,23 @@ class Server:
             self._access.retire()
             self._life.move(ServerState.STOPPED)
             logger.info("flambeau has stopped")
+
+    async def _listen(self, services: Services) -> tuple[Listeners, GrpcListeners | None]:
+        """All listeners, or none."""
+        try:
+            listeners = await start_listeners(services)
+        except BaseException:
+            await self.engine.close(0.0)
+            raise
+        try:
+            grpc = await _start_grpc(services)
+        except BaseException:
+            await listeners.close()
+            await self.engine.close(0.0)
+            raise
+        if grpc is not None:
+            listeners.urls.update(grpc.urls)
+        return listeners, grpc
 
     async def close(self) -> None:
         """End the workers of a server that is not run."""
@@ -294,7 +292,7 @@ class Server:
             RankLauncher(launcher, config.initial_distribution_port, environ),
             self._socket_path(),
             os.cpu_count() or 1,
-            self._device_environ,
+            self._placements.environ,
             lambda key, exit: self.metrics.worker_exit(key, exit.reason.value),
             self.metrics.record_samples,
             self.metrics.worker_loaded,
@@ -320,52 +318,11 @@ class Server:
             workers,
             gpu_usage,
             self._forget,
-            self._room_for,
+            self._placements.room_for,
         )
 
     def _socket_path(self) -> Path:
         return self._run_dir / f"{os.getpid()}.sock"
-
-    def _assign(self, spec: VersionSpec) -> int | None:
-        """A worker's GPU, the first one where it has several."""
-        if spec.parallel is None:
-            return self._devices.assign(spec.key, spec.device_type, spec.device_ids)
-        choices = self._slices(spec)
-        if not choices:
-            return None
-        in_use = {
-            key: Counter(
-                gpu_id
-                for slot in version.slots.values()
-                for gpu_id in self._gpus(version.spec, slot.device)
-            )
-            for key, version in self._fleet.versions.items()
-        }
-        return least_used(choices, in_use[spec.key], sum(in_use.values(), Counter()))[0]
-
-    def _slices(self, spec: VersionSpec) -> list[tuple[int, ...]]:
-        if spec.parallel is None or spec.device_type == "cpu":
-            return []
-        return slices(len(self._visible), spec.parallel.level, spec.device_ids)
-
-    def _gpus(self, spec: VersionSpec, device: int | None) -> tuple[int, ...]:
-        """The GPUs of a worker that was given ``device``."""
-        if device is None or spec.parallel is None:
-            return () if device is None else (device,)
-        return next(slice for slice in self._slices(spec) if slice[0] == device)
-
-    def _room_for(self, spec: VersionSpec) -> int | None:
-        """How many workers of several GPUs each there can be; None where GPUs set no limit."""
-        if spec.parallel is None or spec.device_type == "cpu" or not self._visible:
-            return None
-        return len(self._slices(spec))
-
-    def _device_environ(self, spec: VersionSpec, device: int | None) -> Mapping[str, str]:
-        if device is None or spec.parallel is None:
-            return placement(device, self._visible).environ
-        choice = os.environ.get("CUDA_VISIBLE_DEVICES")
-        shown = show_only(self._gpus(spec, device), self._visible, choice)
-        return {"CUDA_VISIBLE_DEVICES": shown}
 
     def _load_message(self, spec: VersionSpec, device: int | None) -> Load:
         return Load(
@@ -374,7 +331,7 @@ class Server:
             model_dir=spec.model_dir,
             handler=spec.handler,
             batch_size=spec.batch_size,
-            gpu_id=self._gpu_id(spec, device),
+            gpu_id=self._placements.gpu_id(spec, device),
             limit_max_image_pixels=self._config.limit_max_image_pixels,
             decode_input_request=self._config.decode_input_request,
             name_content_types=self._config.content_type == "auto",
@@ -386,15 +343,9 @@ class Server:
             metrics=self._wanted.for_workers(),
         )
 
-    def _gpu_id(self, spec: VersionSpec, device: int | None) -> int | None:
-        """What its handler is told; a worker with several GPUs sees those and no others."""
-        if spec.parallel is not None:
-            return None if device is None else 0
-        return placement(device, self._visible).gpu_id
-
     def _forget(self, key: VersionKey) -> None:
         self.metrics.forget(key)
-        self._devices.forget(key)
+        self._placements.forget(key)
 
     def _count_workers(self) -> Iterator[tuple[str, str, str, int]]:
         for (name, version), known in self._fleet.versions.items():

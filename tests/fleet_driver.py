@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 
 from flambeau.frontend.commands import Kill, Report, Resolve, Send, Spawn, Stream
+from flambeau.frontend.exits import Exit, ExitReason
 from flambeau.frontend.fleet import Fleet
 from flambeau.frontend.jobs import Job
 from flambeau.frontend.lifecycle import VersionState, WorkerState
-from flambeau.frontend.roster import Exit, ExitReason, VersionSpec
+from flambeau.frontend.roster import VersionSpec
 from flambeau.worker.protocol import Answer, Cancel, Load, LoadFailed, Result, Stop, Work
 
 KEY = ("m", "1.0")

@@ -22,13 +22,13 @@ from test_layers import LAYERS, MODULES
 from flambeau.frontend.cli import main
 from flambeau.frontend.config import SETTINGS
 from flambeau.frontend.config_sources import INEFFECTIVE, OTHER_VARIABLES
+from flambeau.frontend.exits import ExitReason
 from flambeau.frontend.jobs import JOB_TRANSITIONS
 from flambeau.frontend.lifecycle import (
     SERVER_TRANSITIONS,
     VERSION_TRANSITIONS,
     WORKER_TRANSITIONS,
 )
-from flambeau.frontend.roster import ExitReason
 from flambeau.model_store.model_config import ModelConfig
 from flambeau.worker import protocol
 

@@ -31,7 +31,8 @@ LAYERS = [
     "frontend.batcher frontend.config_sources frontend.config_listeners "
     "frontend.config_models frontend.config_observability frontend.config_security "
     "frontend.tokens frontend.api_keys",
-    "model_store.workflow_archive frontend.access_policy frontend.sequences frontend.workflow_run",
+    "model_store.workflow_archive frontend.access_policy frontend.sequences frontend.exits "
+    "frontend.workflow_run",
     "frontend.handler_metrics "
     "model_store.archive model_store.contents frontend.roster frontend.config frontend.devices "
     "frontend.runstate",
@@ -39,7 +40,7 @@ LAYERS = [
     "frontend.system_metrics frontend.logs "
     "frontend.tls",
     "handlers archiver.writers frontend.storage frontend.records frontend.rank_launcher "
-    "worker.envelopes worker.loader worker.rows worker.link frontend.dispatcher",
+    "frontend.placements worker.envelopes worker.loader worker.rows worker.link frontend.dispatcher",
     "worker.service worker.continuous",
     "worker.asynchronous worker.compat",
     "archiver.sources worker.main frontend.crew frontend.router frontend.metrics",
@@ -47,6 +48,7 @@ LAYERS = [
     "archiver.workflow_packager worker.__main__ worker.template frontend.engine "
     "frontend.background frontend.cli_client",
     "archiver.cli frontend.self_description frontend.dependencies",
+    "frontend.catalog",
     "frontend.registry",
     "frontend.snapshots frontend.startup frontend.workflows frontend.reload",
     "frontend.predictor frontend.workflow_predictor frontend.admission",
@@ -72,6 +74,7 @@ PURE = (
     "lifecycle",
     "batcher",
     "sequences",
+    "exits",
     "roster",
     "commands",
     "dispatcher",

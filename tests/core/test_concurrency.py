@@ -7,8 +7,8 @@ from fleet_driver import KEY, Driver
 
 from flambeau.frontend.dispatcher import CANCEL_GRACE
 from flambeau.frontend.errors import NoFreeWorkerError
+from flambeau.frontend.exits import ExitReason
 from flambeau.frontend.jobs import JobState
-from flambeau.frontend.roster import ExitReason
 from flambeau.worker.protocol import Answer, Cancel, Chunk
 
 

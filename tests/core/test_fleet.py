@@ -14,9 +14,10 @@ from flambeau.frontend.errors import (
     NoWorkerError,
     QueueFullError,
 )
+from flambeau.frontend.exits import ExitReason
 from flambeau.frontend.jobs import JobState
 from flambeau.frontend.lifecycle import VersionState
-from flambeau.frontend.roster import BACK_OFF_CAP, ExitReason
+from flambeau.frontend.roster import BACK_OFF_CAP
 from flambeau.worker.protocol import Answer, Result
 
 

@@ -14,8 +14,8 @@ from hypothesis.stateful import (
 )
 
 from flambeau.frontend.errors import ServiceUnavailableError
+from flambeau.frontend.exits import ExitReason
 from flambeau.frontend.jobs import JobState
-from flambeau.frontend.roster import ExitReason
 from flambeau.worker.protocol import Answer, Chunk
 
 

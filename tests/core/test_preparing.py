@@ -6,8 +6,8 @@ import pytest
 from fleet_driver import KEY, Driver
 
 from flambeau.frontend.errors import InstallingError, ModelFailedError
+from flambeau.frontend.exits import Exit, ExitReason
 from flambeau.frontend.lifecycle import VersionState
-from flambeau.frontend.roster import Exit, ExitReason
 
 NOT_TO_BE_HAD = Exit("m/1.0", ExitReason.DEPENDENCIES, "no such package", 100.0, status=400)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from flambeau.frontend.errors import QueueFullError, ServiceUnavailableError
+from flambeau.frontend.exits import ExitReason
 from flambeau.frontend.jobs import JobState
-from flambeau.frontend.roster import ExitReason
 from flambeau.frontend.sequences import SequenceSpec, ended_sequences, name_sequence
 from flambeau.worker.protocol import Answer, Chunk, Result
 

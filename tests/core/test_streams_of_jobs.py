@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fleet_driver import KEY, Driver
 
+from flambeau.frontend.exits import ExitReason
 from flambeau.frontend.jobs import JobState
-from flambeau.frontend.roster import ExitReason
 from flambeau.worker.protocol import Answer, Chunk
 
 

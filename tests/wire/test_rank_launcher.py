@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from flambeau.frontend.exits import Exit, ExitReason
 from flambeau.frontend.launcher import Launch
 from flambeau.frontend.rank_launcher import RankLauncher, reserve_port
 from flambeau.frontend.ranks import Parallelism
-from flambeau.frontend.roster import Exit, ExitReason
 
 FIRST_PORT = 29_600
 

@@ -86,7 +86,7 @@ def download_model(
 
     Raises ImportError without the hub's library, and what that raises.
     """
-    from huggingface_hub import snapshot_download  # type: ignore[import-not-found]
+    from huggingface_hub import snapshot_download
 
     kinds = ("json", "pt", "bin", "txt", "model", "pth", "safetensors")
     return str(
