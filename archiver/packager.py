@@ -55,6 +55,8 @@ BUILT_IN_HANDLERS = frozenset(
         "vllm_handler",
     }
 )
+_OWN_HANDLERS = frozenset({"densenet_handler", "text_handler", "vision_handler"})
+"""Built in as well; TorchServe's archiver takes them for files, as we do where there are some."""
 REFUSED_HANDLERS = frozenset({"dali_image_classifier", "trt_llm_handler", "vllm_handler"})
 """Those of them that flambeau does not serve; they are packaged for TorchServe."""
 RUNTIMES = ("python", "python3", "LSP")
@@ -213,6 +215,8 @@ def _collect_members(spec: ArchiveSpec) -> list[Member]:
 
 def _handler_file(handler: str) -> Path | None:
     """The handler's source file after it was checked; None for a built-in handler."""
+    if handler in _OWN_HANDLERS and not Path(f"{handler}.py").exists():
+        return None
     if handler in BUILT_IN_HANDLERS:
         if handler in REFUSED_HANDLERS:
             logger.warning(

@@ -189,6 +189,8 @@ class Dependencies:
         environment, loop = installation.environment, asyncio.get_running_loop()
         with _in_thread(installation):
             installation.is_held = await asyncio.to_thread(self._environments.find, environment)
+        if installation.stop.is_set():
+            raise Stopped
         if not installation.is_held:
             if self._slots.locked():
                 installation.say("Other models install their packages; waiting for them.")

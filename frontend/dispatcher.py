@@ -8,6 +8,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from ..worker.protocol import CANCEL_SINCE, Cancel, Work
+from .batcher import ModelQueue
 from .commands import Agenda, Resolve, Send, Stream
 from .errors import (
     DeadlineExceededError,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from .. import FlambeauError
     from ..worker.protocol import Answer, Result
-    from .batcher import ModelQueue
 
 
 CANCEL_GRACE = 5.0
@@ -229,7 +229,8 @@ class Dispatcher:
                 else:
                     job.move(JobState.QUEUED)
                     again.append(job)
-        version.queue.put_back(again)
+        if again and isinstance(version.queue, ModelQueue):
+            version.queue.put_back(again)
         self.forsake(version, exit.identity, now)
 
     def take_back(self, worker: Worker, batch: Batch) -> None:
@@ -239,7 +240,8 @@ class Dispatcher:
         waiting = [job for job in batch.jobs if not job.is_settled]
         for job in waiting:
             job.move(JobState.QUEUED)
-        version.queue.put_back(waiting)
+        if isinstance(version.queue, ModelQueue):
+            version.queue.put_back(waiting)
 
     def refuse_waiting(self, version: Version, now: float) -> None:
         """Nobody will serve the queue any more: answer everyone in it."""

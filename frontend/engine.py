@@ -21,7 +21,7 @@ from .commands import Command, Kill, Notify, Report, Resolve, Send, Spawn, Strea
 from .errors import DrainingError
 from .exits import Exit, ExitReason
 from .jobs import Outcome
-from .launcher import Launch, version_of
+from .launcher import Launch
 from .ranks import RankGroup
 from .router import Router
 from .streams import BodyStream
@@ -62,7 +62,7 @@ class Engine:
         device_environ: Callable[[VersionSpec, int | None], Mapping[str, str]],
         on_exit: Callable[[VersionKey, Exit], None],
         on_samples: Callable[[VersionKey, Sequence[Sequence[Any]]], None],
-        on_loaded: Callable[[str, float], None],
+        on_loaded: Callable[[VersionKey, int, float], None],
     ) -> None:
         self._fleet = fleet
         self._launcher = launcher
@@ -272,7 +272,7 @@ class Engine:
         match message:
             case Result():
                 if message.samples:
-                    self._on_samples(version_of(identity), message.samples)
+                    self._sampled(identity, message.samples)
                 self._run(self._fleet.result(identity, message, at))
             case Chunk():
                 self._run(self._fleet.chunk(identity, message, at))
@@ -282,9 +282,9 @@ class Engine:
                 )
             case Loaded():
                 logger.info("worker %s is ready after %.1f s", identity, message.seconds)
-                self._on_loaded(torchserve_name(identity), message.seconds)
+                self._told_loaded(identity, message.seconds)
                 if message.samples:
-                    self._on_samples(version_of(identity), message.samples)
+                    self._sampled(identity, message.samples)
                 schemas = (message.input_schema, message.output_schema)
                 self._run(self._fleet.loaded(identity, message.credits, at, schemas))
             case LoadFailed():
@@ -293,6 +293,16 @@ class Engine:
                 pass
             case _:
                 self._violated(identity, f"sent a {type(message).__name__}")
+
+    def _sampled(self, identity: str, samples: Sequence[Sequence[Any]]) -> None:
+        worker = self._fleet.workers.get(identity)
+        if worker is not None:
+            self._on_samples(worker.slot.version.key, samples)
+
+    def _told_loaded(self, identity: str, seconds: float) -> None:
+        worker = self._fleet.workers.get(identity)
+        if worker is not None:
+            self._on_loaded(worker.slot.version.key, worker.slot.number, seconds)
 
     def _violated(self, identity: str, what: str) -> None:
         if identity in self._ranks:
@@ -310,7 +320,7 @@ class Engine:
         launch = Launch(
             identity,
             self._router.endpoint,
-            spawn.spec.key[0],
+            spawn.spec.key,
             # Ranks share the cores with each other: one thread is what torchrun gives them.
             self._threads() if group is None else 1,
             self._device_environ(spawn.spec, spawn.device),
@@ -325,7 +335,8 @@ class Engine:
             # Whatever it is: the slot must learn that nobody came.
             logger.exception("worker %s could not be started", identity)
             reason = error.strerror if isinstance(error, OSError) else type(error).__name__
-            message = f"The process could not be started: {reason} (workers_python)."
+            hint = " (workers_python)" if isinstance(error, FileNotFoundError) else ""
+            message = f"The process could not be started: {reason}{hint}."
             exit = Exit(identity, ExitReason.BOOT_FAILURE, message, now())
         else:
             self._handles[identity] = handle
@@ -371,9 +382,3 @@ class Engine:
         reason, why = exit.reason.value, exit.explanation
         logger.log(level, "worker %s ended: %s: %s", exit.identity, reason, why)
         self._on_exit(key, exit)
-
-
-def torchserve_name(identity: str) -> str:
-    """``W-<number>-<model>_<version>`` for ``model/version/number#incarnation``."""
-    model, version, place = identity.rsplit("/", 2)
-    return f"W-{place.partition('#')[0]}-{model}_{version}"

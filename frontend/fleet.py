@@ -167,7 +167,9 @@ class Fleet(Crew):
         worker = self.workers.get(identity)
         if worker is None or worker.state is WorkerState.STOPPING or isinstance(message, Cancel):
             return []
-        if isinstance(message, Work) and message.batch_id in worker.in_flight:
+        is_lost = worker.slot.version.sequences is not None
+        if isinstance(message, Work) and message.batch_id in worker.in_flight and not is_lost:
+            # Not so for sequences: what the worker remembered of them is gone.
             self._dispatcher.take_back(worker, worker.in_flight.pop(message.batch_id))
         exit = Exit(identity, ExitReason.UNREACHABLE, "The worker cannot be reached.", now)
         self._take_off(worker, exit, now)

@@ -1,7 +1,8 @@
 """Whether a request fits what a model's handler says of its input, before it waits for a worker.
 
-The schema comes from a worker, whose code is the archive's: what could make a check run away
-(references in a circle, patterns) is left to the worker, which checks everything once more.
+The schema comes from a worker, whose code is the archive's. One with what could make a check run
+away (references in a circle, patterns, uniqueness) is left to the worker, which checks everything
+once more.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidInputError
@@ -25,7 +27,10 @@ LARGE_BODY = 16 * 1024
 
 _WHOLE_BODY = ("body", "data")
 _LARGEST_SCHEMA = 5_000
-_LEFT_OUT = frozenset({"pattern", "patternProperties"})
+_COSTLY = frozenset({"pattern", "patternProperties", "uniqueItems", "$dynamicRef", "$recursiveRef"})
+_NAMED = frozenset({"properties", "$defs", "dependentSchemas"})
+"""Keywords below which names are those of the schema's author."""
+_DATA = frozenset({"const", "enum", "default", "examples"})
 _FAULTS_NAMED = 3
 _LONGEST_FAULT = 200
 
@@ -47,7 +52,11 @@ def refuse_misfit(schema: str, body: Part) -> None:
         value = json.loads(bytes(body.body))
     except (ValueError, RecursionError):
         raise InvalidInputError("it is not JSON") from None
-    faults = [_words(error) for error, _ in zip(find(value), range(_FAULTS_NAMED), strict=False)]
+    try:
+        faults = [_words(fault) for fault in islice(find(value), _FAULTS_NAMED)]
+    except RecursionError:
+        # Deeper than can be looked into here; the worker says what becomes of it.
+        return
     if faults:
         raise InvalidInputError("; ".join(faults))
 
@@ -63,10 +72,9 @@ def _checker(schema: str) -> Callable[[Any], Iterable[Any]] | None:
     try:
         document = json.loads(schema)
         _measure(document, document, ())
-        bare = _without_patterns(document)
+        Draft202012Validator.check_schema(document)
         # With a registry of its own, a reference to elsewhere is never fetched.
-        validator = Draft202012Validator(bare, registry=Registry())
-        Draft202012Validator.check_schema(bare)
+        validator = Draft202012Validator(document, registry=Registry())
     except Exception as error:
         logger.info("A handler's input is checked by its workers only: %s", error)
         return None
@@ -74,19 +82,26 @@ def _checker(schema: str) -> Callable[[Any], Iterable[Any]] | None:
     return found
 
 
-def _measure(node: Any, document: Any, within: tuple[str, ...]) -> int:
-    """How much there is below ``node`` with references expanded; ValueError when too much."""
+def _measure(node: Any, document: Any, within: tuple[str, ...], *, is_named: bool = False) -> int:
+    """How much there is below ``node`` with references expanded; ValueError for too much.
+
+    ``is_named``: the keys of ``node`` are names, not keywords.
+    """
+    size = 1
     if isinstance(node, list):
-        size = 1 + sum(_measure(each, document, within) for each in node)
+        size += sum(_measure(each, document, within) for each in node)
     elif isinstance(node, dict):
-        size = 1 + sum(_measure(each, document, within) for each in node.values())
-        reference = node.get("$ref")
+        for key, each in node.items():
+            if not is_named and key in _COSTLY:
+                raise ValueError(f"its schema has {key}")
+            if is_named or key not in _DATA:
+                below = not is_named and key in _NAMED
+                size += _measure(each, document, within, is_named=below)
+        reference = None if is_named else node.get("$ref")
         if isinstance(reference, str):
             if reference in within:
                 raise ValueError("its schema refers to itself")
             size += _measure(_target(reference, document), document, (*within, reference))
-    else:
-        size = 1
     if size > _LARGEST_SCHEMA:
         raise ValueError("its schema is too large")
     return size
@@ -99,18 +114,6 @@ def _target(reference: str, document: Any) -> Any:
     for step in steps:
         document = document[step]
     return document
-
-
-def _without_patterns(node: Any) -> Any:
-    if isinstance(node, list):
-        return [_without_patterns(each) for each in node]
-    if isinstance(node, dict):
-        return {
-            name: _without_patterns(each)
-            for name, each in node.items()
-            if name not in _LEFT_OUT or isinstance(each, dict)
-        }
-    return node
 
 
 def _words(error: Any) -> str:

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..worker.protocol import EXIT_CUDA_ERROR, REQUESTS_MARK
 from .exits import Exit, ExitReason
+from .lifecycle import VersionKey, torchserve_name
 from .metric_lines import METRICS_MARK, parse_metric_line
 from .template import CopiedProcess, Template, TemplateLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
-
-    from .lifecycle import VersionKey
 
     OnSample = Callable[[VersionKey, list[Any]], None]
 
@@ -46,7 +45,7 @@ class Launch:
 
     identity: str
     endpoint: str
-    model_name: str
+    key: VersionKey
     threads: int
     environ: Mapping[str, str]
     model_dir: str = ""
@@ -225,12 +224,13 @@ class LocalHandle:
         self._process = process
         self._on_sample = on_sample
         self._identity = launch.identity
-        model, version, slot = launch.identity.rsplit("/", 2)
-        self._version = f"{model}_{version}"
-        self._number = slot.partition("#")[0]
+        self._key = launch.key
+        # By this name TorchServe's files know a worker; its number is that of its slot.
+        number = launch.identity.rpartition("/")[2].partition("#")[0]
+        self._torchserve_name = torchserve_name(launch.key, number)
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._oom_kills = _oom_kills()
-        self._logger = logging.getLogger(f"flambeau.model.{launch.model_name}")
+        self._logger = logging.getLogger(f"flambeau.model.{launch.key[0]}")
         self._pumps = [
             asyncio.ensure_future(self._pump(out, logging.INFO)),
             asyncio.ensure_future(self._pump(err, logging.WARNING)),
@@ -288,7 +288,7 @@ class LocalHandle:
         if text.startswith(METRICS_MARK):
             sample = parse_metric_line(text)
             if sample is not None:
-                self._on_sample(version_of(self._identity), sample)
+                self._on_sample(self._key, sample)
                 return
             level, text = logging.ERROR, f'Failed to parse metrics line: "{text}".'
         if level >= logging.WARNING:
@@ -297,15 +297,9 @@ class LocalHandle:
             "request_id": requests if requests and requests.isprintable() else None,
             # For TorchServe's files, where workers are threads of other names.
             "said": text,
-            "said_by": f"W-{self._number}-{self._version}-{stream}",
+            "said_by": f"{self._torchserve_name}-{stream}",
         }
         self._logger.log(level, "%s: %s", self._identity, text, extra=extra)
-
-
-def version_of(identity: str) -> VersionKey:
-    """Model and version in ``model/version/number#incarnation``."""
-    model, version, _ = identity.rsplit("/", 2)
-    return model, version
 
 
 def visible(environ: Mapping[str, str], blacklist: str) -> dict[str, str]:

@@ -112,3 +112,8 @@ class Lifecycle(Generic[State]):
 
     def __repr__(self) -> str:
         return f"<{self._name} {self.state.value}>"
+
+
+def torchserve_name(key: VersionKey, slot: int | str) -> str:
+    """What TorchServe calls the worker in a slot of a version."""
+    return f"W-{slot}-{key[0]}_{key[1]}"

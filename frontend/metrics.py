@@ -22,6 +22,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from .handler_metrics import HandlerMetrics
+from .lifecycle import VersionKey, torchserve_name
 from .metric_log import MetricLog
 from .metrics_config import MetricsConfig
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from .jobs import Outcome
-    from .lifecycle import VersionKey
     from .system_metrics import SystemMetrics
 
 PROMETHEUS, LEGACY = "prometheus", "legacy"
@@ -114,7 +114,7 @@ class Metrics(Collector):
         self._system = system
         self._log = None if mode == PROMETHEUS else MetricLog()
         self._last_thread_seconds = 0.0
-        self._load_seconds: dict[str, float] = {}
+        self._load_seconds: dict[tuple[VersionKey, int], float] = {}
         self._prediction_seconds: dict[VersionKey, float] = {}
         self.late_results: Callable[[], int] = int
         self._versions: dict[VersionKey, _Version] = {}
@@ -198,11 +198,11 @@ class Metrics(Collector):
                 if self._wanted.wants_host(name):
                     self._log.host(name, unit, value, labels)
 
-    def worker_loaded(self, worker_name: str, seconds: float) -> None:
-        """A worker took ``seconds`` from its start until it could answer."""
-        self._load_seconds[worker_name] = seconds
+    def worker_loaded(self, key: VersionKey, slot: int, seconds: float) -> None:
+        """The worker in a slot took ``seconds`` to load its model."""
+        self._load_seconds[key, slot] = seconds
         if self._log is not None and self._wanted.wants_host("WorkerLoadTime"):
-            labels = (("WorkerName", worker_name),)
+            labels = (("WorkerName", torchserve_name(key, slot)),)
             self._log.host("WorkerLoadTime", "Milliseconds", seconds * 1000, labels)
 
     def count_response(self, status: int) -> None:
@@ -228,9 +228,8 @@ class Metrics(Collector):
         """Drop the series of a version that is gone."""
         self._versions.pop(key, None)
         self._prediction_seconds.pop(key, None)
-        suffix = f"-{key[0]}_{key[1]}"
-        for name in [name for name in self._load_seconds if name.endswith(suffix)]:
-            del self._load_seconds[name]
+        for loaded in [loaded for loaded in self._load_seconds if loaded[0] == key]:
+            del self._load_seconds[loaded]
         for exit_of in [exit_of for exit_of in self._exits if exit_of[:2] == key]:
             del self._exits[exit_of]
         is_last = not any(model == key[0] for model, _ in self._versions)
@@ -308,7 +307,8 @@ class Metrics(Collector):
         yield thread_time
         load_time = _torchserve_metric("WorkerLoadTime", "gauge", "Milliseconds")
         for worker, seconds in self._load_seconds.items():
-            load_time.add_sample("WorkerLoadTime", {"WorkerName": worker, **host}, seconds * 1000)
+            labels = {"WorkerName": torchserve_name(*worker), **host}
+            load_time.add_sample("WorkerLoadTime", labels, seconds * 1000)
         yield load_time
         prediction = _torchserve_metric(PREDICTION, "gauge", "ms")
         for (model, _), seconds in self._prediction_seconds.items():

@@ -70,7 +70,7 @@ class RankLauncher:
 
     def _launches(self, launch: Launch, parallel: Parallelism, port: int) -> Iterator[Launch]:
         for rank, member in enumerate(members_of(launch.identity, parallel)):
-            own = rank_environ(rank, parallel, port, launch.model_name)
+            own = rank_environ(rank, parallel, port, launch.key[0])
             environ = {**launch.environ, **self._network, **own}
             yield replace(launch, identity=member, environ=environ)
 

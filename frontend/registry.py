@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from .catalog import Catalog
@@ -168,10 +169,12 @@ class Registry(Catalog):
         self.changed()
         if not synchronous:
             return Reply(202, "Processing worker updates...")
-        await self._installed(
-            self._records[name][key[1]], True, timeout if timeout and timeout > 0 else None
-        )
-        limit = spec.startup_timeout + 60.0 if timeout is None or timeout <= 0 else timeout
+        given = timeout if timeout and timeout > 0 else None
+        began = monotonic()
+        await self._installed(self._records[name][key[1]], True, given)
+        limit = spec.startup_timeout + 60.0
+        if given is not None:
+            limit = max(0.0, given - (monotonic() - began))
         failure = await self._started(spec, limit)
         if failure is not None:
             raise _start_error(spec, version, failure)

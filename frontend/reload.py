@@ -34,8 +34,11 @@ async def watch(registry: Registry, engine: Engine) -> None:
     """Look at the files of all models time and again, until cancelled."""
     seen: dict[VersionKey, _State] = {}
     while True:
-        models = registry.places()
-        now = await asyncio.to_thread(states, models)
+        try:
+            now = await asyncio.to_thread(states, registry.places())
+        except OSError as error:
+            logger.warning("the files of the models cannot be looked at: %s", error.strerror)
+            now = seen
         for key, state in now.items():
             changed = changes(seen.get(key, state), state)
             if changed:

@@ -90,6 +90,7 @@ class SequenceQueue:
 
     @property
     def open_sequences(self) -> int:
+        """How many there are at the moment."""
         return len(self._open)
 
     def bound(self, worker: str) -> int:
@@ -103,6 +104,8 @@ class SequenceQueue:
             self._waiting += 1
             return True
         sequence = self._open.get(job.sequence)
+        if sequence is not None:
+            sequence.forget_settled()
         if sequence is not None and self._has_expired(sequence, now):
             if sequence.is_busy:
                 return False
@@ -112,7 +115,6 @@ class SequenceQueue:
             sequence = self._begin(job.sequence, now)
             if sequence is None:
                 return False
-        sequence.forget_settled()
         if len(sequence.waiting) >= self._limits.waiting:
             return False
         sequence.active_at = now
@@ -163,18 +165,6 @@ class SequenceQueue:
 
     def head(self) -> None:
         """No request is first of all: each worker has its own."""
-
-    def put_back(self, jobs: list[Job]) -> None:
-        """Requests that never reached their worker return to the front of their sequences."""
-        for job in reversed(jobs):
-            self._waiting += 1
-            sequence = self._in_work.pop(job, None)
-            if sequence is None or not self._is_open(sequence):
-                self._alone.appendleft(job)
-            else:
-                sequence.in_flight -= 1
-                sequence.waiting.appendleft(job)
-                self._make_ready(sequence)
 
     def end(self, ids: Iterable[str]) -> list[Job]:
         """Close sequences; the requests of theirs that still wait and will not be served."""

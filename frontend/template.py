@@ -10,14 +10,19 @@ import os
 import signal
 import socket
 import subprocess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 logger = logging.getLogger("flambeau.engine")
 
+IMPORT_TIME = 30.0
+"""Seconds for the template to import its modules."""
+COPY_TIME = 10.0
+"""Seconds for a copy to be made."""
 _LARGEST_PACKET = 64 * 1024
+_T = TypeVar("_T")
 UNKNOWN_EXIT = 255
 """The exit code of a worker whose template ended before it: its own is nobody's to know."""
 
@@ -87,8 +92,11 @@ class Template:
         return self._ready.done() and self._ready.exception() is None
 
     async def copy(self, order: Mapping[str, object], out: int, err: int) -> CopiedProcess:
-        """A worker whose output goes to two descriptors; raises TemplateLost."""
-        await asyncio.shield(self._ready)
+        """A worker whose output goes to two descriptors; raises TemplateLost.
+
+        A template that takes too long is ended: workers do not wait for it without limit.
+        """
+        await self._in_time(self._ready, IMPORT_TIME)
         if self.is_lost:
             raise TemplateLost
         started: asyncio.Future[CopiedProcess] = self._loop.create_future()
@@ -98,7 +106,14 @@ class Template:
             # An order that is too large, or more of them than the socket takes.
             raise TemplateLost from error
         self._orders.append(started)
-        return await started
+        return await self._in_time(started, COPY_TIME)
+
+    async def _in_time(self, future: asyncio.Future[_T], seconds: float) -> _T:
+        await asyncio.wait([future], timeout=seconds)
+        if not future.done():
+            logger.warning("the template of the workers takes longer than %g s", seconds)
+            self._lose()
+        return await future
 
     def close(self) -> None:
         """End the template, and with it whatever copies there still are."""

@@ -164,13 +164,20 @@ class Workflows:
     async def unregister(self, name: str) -> Reply:
         """Serve the requests on their way, then unregister the models of the nodes.
 
-        Raises UnknownWorkflowError.
+        Raises UnknownWorkflowError, and WorkflowError for nodes that are still there: asking once
+        more tries once more.
         """
         workflow = self.resolve(name)
         del self._workflows[name]
         with self._claimed(name):
             await workflow.unused(self._patience)
-            await self._remove_nodes(workflow, list(workflow.spec.nodes))
+            failures = await self._remove_nodes(workflow, list(workflow.spec.nodes))
+            if failures:
+                self._workflows[name] = workflow
+                raise WorkflowError(
+                    f"Workflow {name} is still there, since some of its nodes are: "
+                    f"[{', '.join(failures)}]. Unregister it once more."
+                )
             if self._store is not None:
                 await asyncio.to_thread(self._store.release, workflow.archive.stored)
         logger.info("workflow %s unregistered", name)
@@ -235,15 +242,19 @@ class Workflows:
             f"Workflow {workflow.name} has failed to register. Failures: [{', '.join(texts)}]"
         )
 
-    async def _remove_nodes(self, workflow: Workflow, nodes: list[str]) -> None:
-        """One that somebody has unregistered by itself is gone already."""
+    async def _remove_nodes(self, workflow: Workflow, nodes: list[str]) -> list[str]:
+        """What went wrong, in words. A node that somebody has unregistered is gone already."""
         ends = await asyncio.gather(
             *(self._registry.unregister(workflow.model_of(node), None) for node in nodes),
             return_exceptions=True,
         )
+        failures = []
         for node, end in zip(nodes, ends, strict=True):
             if isinstance(end, BaseException) and not isinstance(end, UnknownModelError):
+                said = end.message if isinstance(end, FlambeauError) else type(end).__name__
+                failures.append(f"{workflow.model_of(node)}: {said}")
                 logger.error("%s could not be unregistered: %s", workflow.model_of(node), end)
+        return failures
 
 
 def _registration(workflow: Workflow, node: Node, asked: WorkflowRegistration) -> Registration:

@@ -40,7 +40,8 @@ LAYERS = [
     "frontend.system_metrics frontend.logs "
     "frontend.tls",
     "handlers archiver.writers frontend.storage frontend.records frontend.rank_launcher "
-    "frontend.placements worker.envelopes worker.loader worker.rows worker.link frontend.dispatcher",
+    "frontend.placements worker.envelopes worker.loader worker.rows worker.link "
+    "frontend.dispatcher",
     "worker.service worker.continuous",
     "worker.asynchronous worker.compat",
     "archiver.sources worker.main frontend.crew frontend.router frontend.metrics",

@@ -16,7 +16,7 @@ def add_types(document: Document, input_schema: str | None, output_schema: str |
     for name, text in (("Input", input_schema), ("Output", output_schema)):
         if text is None:
             continue
-        schema = _with_components(json.loads(text), document)
+        schema = _with_components(json.loads(text), document, name)
         for path in document["paths"].values():
             for operation in path.values():
                 if isinstance(operation, dict) and "responses" in operation:
@@ -34,23 +34,25 @@ def _put(operation: Document, name: str, schema: Document) -> None:
         operation["responses"]["422"] = {"description": "The input does not fit; names the field"}
 
 
-def _with_components(schema: Document, document: Document) -> Document:
-    """``schema`` with its definitions moved to the document's components."""
+def _with_components(schema: Document, document: Document, prefix: str) -> Document:
+    """``schema`` with its definitions moved to the document's components, each with ``prefix``:
+    a class may look different as an input and as an output.
+    """
     definitions = schema.pop("$defs", {})
     components = document.setdefault("components", {}).setdefault("schemas", {})
     for name, definition in definitions.items():
-        components[name] = _moved(definition)
-    moved: Document = _moved(schema)
+        components[f"{prefix}.{name}"] = _moved(definition, prefix)
+    moved: Document = _moved(schema, prefix)
     return moved
 
 
-def _moved(node: Any) -> Any:
+def _moved(node: Any, prefix: str) -> Any:
     if isinstance(node, list):
-        return [_moved(each) for each in node]
+        return [_moved(each, prefix) for each in node]
     if not isinstance(node, dict):
         return node
-    moved = {name: _moved(each) for name, each in node.items()}
+    moved = {name: _moved(each, prefix) for name, each in node.items()}
     reference = node.get("$ref")
     if isinstance(reference, str) and reference.startswith(_DEFINITIONS):
-        moved["$ref"] = _COMPONENTS + reference.removeprefix(_DEFINITIONS)
+        moved["$ref"] = f"{_COMPONENTS}{prefix}.{reference.removeprefix(_DEFINITIONS)}"
     return moved

@@ -197,7 +197,6 @@ def test_odd_escapes_in_a_handler_do_not_warn() -> None:
         ({"runtime": "LSP"}, "C++ backend"),
         ({"runtime": "ruby"}, "Runtime must be one of"),
         ({"archive_format": "rar"}, "Archive format must be one of"),
-        ({"handler": "densenet_handler"}, "Handler does not exist: densenet_handler.py"),
         ({"handler": "extra"}, "Handler does not exist: extra.py"),
         ({"handler": "handler.py:"}, "must end in the name of a function"),
         ({"model_file": Path("missing.py")}, "Model file does not exist: missing.py"),
@@ -213,6 +212,14 @@ def test_odd_escapes_in_a_handler_do_not_warn() -> None:
 def test_wrong_input_is_refused_in_one_line(changes: dict[str, object], message: str) -> None:
     assert message in refusal(spec(**changes))
     assert not Path("out").exists()
+
+
+def test_a_built_in_name_that_torchserve_takes_for_a_file_is_one_where_there_is_one() -> None:
+    archive = build_archive(spec(handler="densenet_handler"))
+    assert names(archive) == {MANIFEST}
+    Path("densenet_handler.py").write_text("def handle(data, context): return data")
+    archive = build_archive(spec(handler="densenet_handler", force=True))
+    assert names(archive) == {MANIFEST, "densenet_handler.py"}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from flambeau.frontend import input_check
 from flambeau.frontend.errors import InvalidInputError
 from flambeau.frontend.input_check import checked_body, refuse_misfit
 from flambeau.frontend.jobs import Part
@@ -55,6 +56,10 @@ def test_the_field_is_named(value, words):
         {"$ref": "http://127.0.0.1:9/other.json", "type": "string"},
         {"$ref": "#/nowhere", "type": "string"},
         {"type": "string", "pattern": "(a+)+$"},
+        {"type": "number", "patternProperties": {"^(a+)+$": {}}},
+        {"type": "number", "uniqueItems": True},
+        {"$dynamicRef": "#", "type": "number"},
+        {"properties": {"a": {"items": {"pattern": "a"}}}, "type": "number"},
         {"type": "nothing that there is"},
         ["not a schema"],
     ],
@@ -85,3 +90,29 @@ def test_definitions_that_double_each_other_are_left_to_the_worker():
 )
 def test_only_a_whole_body_that_may_be_json_is_looked_at(parts, is_checked):
     assert (checked_body(parts) is not None) == is_checked
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "words"),
+    [
+        ({"const": {"pattern": "x"}}, {"pattern": "x"}, ""),
+        ({"const": {"pattern": "x"}}, {"pattern": "y"}, "{'pattern': 'x'} was expected"),
+        ({"properties": {"pattern": {"type": "integer"}}}, {"pattern": "x"}, "pattern: 'x' is not"),
+        (
+            {"$defs": {"uniqueItems": {"type": "integer"}}, "$ref": "#/$defs/uniqueItems"},
+            "x",
+            "'x'",
+        ),
+    ],
+)
+def test_what_is_only_called_like_a_keyword_is_none(schema, value, words):
+    assert fault(schema, value).startswith(words)
+    assert bool(fault(schema, value)) == bool(words)
+
+
+def test_what_is_too_deep_to_look_into_is_left_to_the_worker(monkeypatch):
+    def deep(value):
+        raise RecursionError
+
+    monkeypatch.setattr(input_check, "_checker", lambda schema: deep)
+    assert fault({"type": "string"}, 1) == ""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from flambeau.frontend import template
 from flambeau.frontend.launcher import Launch, LocalLauncher, visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 
 class Stopped(Exception):
@@ -31,7 +35,9 @@ def environment(environ: Mapping[str, str]) -> Mapping[str, str]:
     launcher = Kept("python", environ)
     try:
         with pytest.raises(Stopped):
-            asyncio.run(launcher.start(Launch("9000#1", "ipc://x", "m", 3, {"MINE": "1"})))
+            asyncio.run(
+                launcher.start(Launch("m/1.0/9000#1", "ipc://x", ("m", "1.0"), 3, {"MINE": "1"}))
+            )
     finally:
         launcher.close()
     return launcher.environ
@@ -48,3 +54,20 @@ def test_threads_are_shared_out_and_nothing_is_reported_to_others() -> None:
 def test_what_the_operator_sets_is_kept() -> None:
     environ = environment({"OMP_NUM_THREADS": "7", "ORT_DISABLE_TELEMETRY": "0"})
     assert (environ["OMP_NUM_THREADS"], environ["ORT_DISABLE_TELEMETRY"]) == ("7", "0")
+
+
+def test_a_template_that_takes_too_long_is_ended_and_nobody_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "never_done.py").write_text("import time\nwhile True: time.sleep(1)\n")
+    monkeypatch.setattr(template, "IMPORT_TIME", 0.2)
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+
+    async def ask() -> None:
+        made = template.Template(sys.executable, environ, "never_done", [])
+        with pytest.raises(template.TemplateLost):
+            await made.copy({}, 0, 0)
+        assert made.is_lost
+        assert not made.was_ready
+
+    asyncio.run(ask())

@@ -27,7 +27,7 @@ def busy(**how) -> Metrics:
     metrics.observe(KEY, None, ANSWERED, 1.0, "r7")
     metrics.count_response(200)
     metrics.record_samples(KEY, SAMPLES)
-    metrics.worker_loaded("W-9000-m_1.0", 1.5)
+    metrics.worker_loaded(("m", "1.0"), 9000, 1.5)
     metrics.log_system()
     return metrics
 

@@ -14,7 +14,11 @@ TAKES = {
     "required": ["text"],
     "type": "object",
 }
-GIVES = {"type": "array", "items": {"anyOf": [{"type": "number"}, {"type": "null"}]}}
+GIVES = {
+    "$defs": {"Stars": {"type": "number"}},
+    "type": "array",
+    "items": {"anyOf": [{"$ref": "#/$defs/Stars"}, {"type": "null"}]},
+}
 
 
 @pytest.fixture
@@ -52,7 +56,9 @@ def test_both_types_stand_in_the_models_description(typed):
     validate(document)
     post = document["paths"]["/predictions/m"]["post"]
     takes = post["requestBody"]["content"]["application/json"]["schema"]
-    assert takes["properties"]["stars"] == {"$ref": "#/components/schemas/Stars"}
-    assert document["components"]["schemas"]["Stars"] == {"type": "integer", "minimum": 1}
-    assert post["responses"]["200"]["content"]["application/json"]["schema"] == GIVES
+    assert takes["properties"]["stars"] == {"$ref": "#/components/schemas/Input.Stars"}
+    assert document["components"]["schemas"]["Input.Stars"] == {"type": "integer", "minimum": 1}
+    gives = post["responses"]["200"]["content"]["application/json"]["schema"]
+    assert gives["items"]["anyOf"][0] == {"$ref": "#/components/schemas/Output.Stars"}
+    assert document["components"]["schemas"]["Output.Stars"] == {"type": "number"}
     assert "422" in post["responses"]

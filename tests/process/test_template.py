@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from real_server import RealServer, is_gone, wait_for
+from real_server import RealServer, in_background, is_gone, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 LOOKS = """
 import os, random, sys, threading
@@ -162,3 +163,19 @@ def test_without_the_modules_workers_start_as_they_always_did(
     assert server.scale("obedient", 2).status == 200
     assert server.scale("obedient", 3).status == 200
     assert server.log().count("the template of the workers has ended") == 1
+
+
+def test_who_waits_for_a_template_that_ends_starts_without_it(
+    new_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "never_done.py").write_text("import time\nwhile True: time.sleep(1)\n")
+    server = new_server(preload="never_done")
+    server.environ["PYTHONPATH"] = str(tmp_path)
+    server.start()
+    server.serve("obedient")
+    stuck = template(server)
+    with in_background(1) as submit:
+        scaled = submit(server.scale, "obedient", 2, timeout=60)
+        wait_for(lambda: len(server.workers("obedient")) == 2, 10.0, "the second worker's slot")
+        stuck.kill()
+        assert scaled.result().status == 200

@@ -56,7 +56,7 @@ class FakeLauncher:
 
 def launch(kind: str = "tp", level: int = 3) -> Launch:
     parallel = Parallelism(kind, level)
-    return Launch("m/1.0/9000#1", "ipc://x", "m", 1, {"MINE": "1"}, parallel=parallel)
+    return Launch("m/1.0/9000#1", "ipc://x", ("m", "1.0"), 1, {"MINE": "1"}, parallel=parallel)
 
 
 def port_of(process: FakeProcess) -> int:
