@@ -60,6 +60,9 @@ class Reading(NamedTuple):
     bounds: tuple[float, ...] = BOUNDS
 
 
+_LABELS_OF_OURS = frozenset({"Hostname", "le"})
+
+
 class _Series:
     """The values of one label set; ``owner`` is the model, or version, that they go with."""
 
@@ -175,7 +178,9 @@ class HandlerMetrics:
         labels = tuple([(_label(label), of) for label, of in reading.dimensions])
         if reading.help is not None:
             owner, labels = key, (*labels, ("model", key[0]), ("version", key[1]))
-        family = self._families.get(name) or _Family(reading)
+        if len(dict(labels)) < len(labels):
+            raise ValueError("two of its dimensions have the same name")
+        family = self._families.get(name) or self._new_family(name, reading)
         if family.kind != reading.kind or family.is_declared != (reading.help is not None):
             raise ValueError(f"there is a {family.kind} of that name already")
         series = family.series.get(labels)
@@ -190,6 +195,18 @@ class HandlerMetrics:
         series.value += reading.value
         for index, bound in enumerate(family.bounds):
             series.counts[index] += reading.value <= bound
+
+    def _new_family(self, name: str, reading: Reading) -> _Family:
+        """Raises ValueError where a sample of it would bear the name of another's."""
+        base = name.removesuffix("_count").removesuffix("_sum").removesuffix("_bucket")
+        above = self._families.get(base)
+        parts = [f"{name}_{part}" for part in ("count", "sum", "bucket")]
+        is_part = base != name and above is not None and above.kind == "histogram"
+        if is_part or (
+            reading.kind == "histogram" and any(part in self._families for part in parts)
+        ):
+            raise ValueError("a histogram has samples of that name")
+        return _Family(reading)
 
     def _admit(self, owner: VersionKey, name: str) -> bool:
         count = self._counts[owner] = self._counts.get(owner, 0) + 1
@@ -255,7 +272,13 @@ def _name(name: str) -> str:
 
 @lru_cache(1024)
 def _label(name: str) -> str:
-    return _NOT_IN_LABELS.sub("_", name)
+    """A label's name as Prometheus takes it; raises ValueError for one that it cannot have."""
+    fit = _NOT_IN_LABELS.sub("_", name)
+    if not fit or fit[0].isdigit():
+        raise ValueError("names of dimensions begin with letters")
+    if fit in _LABELS_OF_OURS:
+        raise ValueError(f"the dimension {fit} is the server's")
+    return fit
 
 
 def _add_histogram(

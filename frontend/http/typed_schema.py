@@ -39,9 +39,12 @@ def _with_components(schema: Document, document: Document, prefix: str) -> Docum
     a class may look different as an input and as an output.
     """
     definitions = schema.pop("$defs", {})
-    components = document.setdefault("components", {}).setdefault("schemas", {})
+    # Copied, since all documents share them.
+    components = dict(document.get("components", {}))
+    components["schemas"] = dict(components.get("schemas", {}))
     for name, definition in definitions.items():
-        components[f"{prefix}.{name}"] = _moved(definition, prefix)
+        components["schemas"][f"{prefix}.{name}"] = _moved(definition, prefix)
+    document["components"] = components
     moved: Document = _moved(schema, prefix)
     return moved
 

@@ -201,3 +201,24 @@ def test_what_a_version_has_declared_goes_with_it():
     assert lines(metrics, "theirs{")
     metrics.forget(("m", "2.0"))
     assert not lines(metrics, "mine") + lines(metrics, "theirs")
+
+
+@pytest.mark.parametrize(
+    "dimensions",
+    [[["", "x"]], [["1st", "x"]], [["Hostname", "x"]], [["le", "1"]], [["a-b", "x"], ["a_b", "y"]]],
+)
+def test_labels_that_would_spoil_the_page_are_left_out(dimensions, caplog):
+    metrics = Metrics()
+    metrics.record_samples(KEY, [["odd", "gauge", "unit", 1, dimensions]])
+    assert lines(metrics, "odd") == []
+    assert "metric odd of model m is left out" in caplog.text
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_no_metric_has_the_name_of_a_part_of_a_histogram(first):
+    metrics = Metrics()
+    samples = [["size", "histogram", "B", 1, []], ["size_count", "counter", "Count", 5, []]]
+    for sample in (samples[first], samples[1 - first]):
+        metrics.record_samples(KEY, [sample])
+    found = [line for line in lines(metrics, "size_count") if not line.startswith("#")]
+    assert len(found) == 1

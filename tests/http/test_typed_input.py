@@ -62,3 +62,9 @@ def test_both_types_stand_in_the_models_description(typed):
     assert gives["items"]["anyOf"][0] == {"$ref": "#/components/schemas/Output.Stars"}
     assert document["components"]["schemas"]["Output.Stars"] == {"type": "number"}
     assert "422" in post["responses"]
+
+
+def test_the_types_of_one_model_stand_in_no_other_description(typed):
+    assert "Input.Stars" in typed.ask("OPTIONS", "/predictions/m").json["components"]["schemas"]
+    other = typed.ask("OPTIONS", "/").json
+    assert "Input.Stars" not in json.dumps(other["components"])
