@@ -6,7 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from .describe import describe_version, summarise
-from .errors import UnknownModelError, UnknownVersionError
+from .errors import ModelLoadingError, UnknownModelError, UnknownVersionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,13 +30,17 @@ class Catalog:
         self._gpu_usage = gpu_usage
         self._records: dict[str, dict[str, Record]] = {}
         self._defaults: dict[str, str] = {}
+        self.awaited: set[str] = set()
+        """Models that the server is to start with and that are not registered yet."""
 
     def resolve(self, name: str, version: str | None) -> VersionKey:
         """The key of a version, of the default one for None.
 
-        Raises UnknownModelError or UnknownVersionError.
+        Raises UnknownModelError or UnknownVersionError, ModelLoadingError for an awaited model.
         """
         if name not in self._records:
+            if name in self.awaited:
+                raise ModelLoadingError(name)
             raise UnknownModelError(name)
         if version is None:
             return (name, self._defaults[name])
@@ -84,23 +88,12 @@ class Catalog:
         """A page of the default versions, sorted by name, in TorchServe's form. Functions of
         workflows are not among them.
         """
-        names = sorted(
-            name
-            for name, version in self._defaults.items()
+        entries = [
+            {"modelName": name, "modelUrl": self._records[name][version].stored.url}
+            for name, version in sorted(self._defaults.items())
             if not self._records[name][version].is_function
-        )
-        page = {
-            "models": [
-                {
-                    "modelName": name,
-                    "modelUrl": self._records[name][self._defaults[name]].stored.url,
-                }
-                for name in names[offset : offset + limit]
-            ]
-        }
-        if offset + limit <= len(names):
-            return {"nextPageToken": str(offset + limit), **page}
-        return {**page}
+        ]
+        return a_page("models", entries, limit, offset)
 
     def has(self, name: str, version: str) -> bool:
         """That version is registered."""
@@ -141,10 +134,23 @@ class Catalog:
         return states
 
     def is_healthy(self) -> bool:
-        """TorchServe's /ping rule: each default version has its workers, or may still get them."""
+        """TorchServe's /ping rule: each default version has its workers, or may still get them.
+
+        TorchServe itself does not listen before the models are there that it is to start with.
+        """
+        if self.awaited:
+            return False
         now = monotonic()
         for name, version in self._defaults.items():
             current = self._engine.version((name, version))
             if current is not None and not current.is_healthy(now):
                 return False
         return True
+
+
+def a_page(key: str, entries: list[dict[str, str]], limit: int, offset: int) -> dict[str, object]:
+    """``limit`` of the entries, in TorchServe's form: it names a next page for a full last one."""
+    page: dict[str, object] = {key: entries[offset : offset + limit]}
+    if offset + limit <= len(entries):
+        return {"nextPageToken": str(offset + limit), **page}
+    return page

@@ -19,7 +19,7 @@ from .table import render_table
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_ARCHIVES = (".mar", ".tar.gz")
+_ARCHIVES = (".mar", ".tar.gz", ".war")
 
 
 @click.command(short_help="Show what in an archive is code.")

@@ -190,9 +190,10 @@ class Dispatcher:
 
         It is answered, and its worker told to let go of it for the sake of the others.
         """
-        error = InferenceError(too_slow(worker.slot.version.spec), TIMED_OUT, "response")
+        message = too_slow(worker.slot.version.spec)
         for job in batch.jobs:
             if not job.is_settled:
+                error = InferenceError(message, TIMED_OUT, "response")
                 self._fail(worker.slot.version, job, error, now)
         batch.given_up = True
         batch.deadline = now + CANCEL_GRACE

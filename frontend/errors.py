@@ -23,6 +23,7 @@
     ├── WorkflowError                   500 WorkflowException
     ├── InferenceError                  status of the worker's answer
     ├── ServiceUnavailableError         503 ServiceUnavailableException
+    │   ├── ModelLoadingError           the server has just started
     │   ├── NoWorkerError               nobody can take the request
     │   ├── NoDescribeWorkerError       nobody can describe the model
     │   ├── QueueFullError              too many requests wait already
@@ -218,6 +219,15 @@ class ServiceUnavailableError(FlambeauError):
     status = 503
     type = "ServiceUnavailableException"
     retry_after = 1
+
+
+class ModelLoadingError(ServiceUnavailableError):
+    """The model is one of those that the server is to start with, and not there yet."""
+
+    reason = "loading"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'Model "{name}" is being loaded, since the server has just started.')
 
 
 class NoWorkerError(ServiceUnavailableError):

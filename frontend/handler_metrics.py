@@ -60,6 +60,12 @@ class Reading(NamedTuple):
     bounds: tuple[float, ...] = BOUNDS
 
 
+_PARTS_OF = {
+    "histogram": ("_count", "_sum", "_bucket", "_created"),
+    "counter": ("_total", "_created"),
+}
+_PARTS = ("_count", "_sum", "_bucket", "_created", "_total")
+"""Ends of the names of samples that Prometheus's library makes of one metric."""
 _LABELS_OF_OURS = frozenset({"Hostname", "le"})
 
 
@@ -198,14 +204,12 @@ class HandlerMetrics:
 
     def _new_family(self, name: str, reading: Reading) -> _Family:
         """Raises ValueError where a sample of it would bear the name of another's."""
-        base = name.removesuffix("_count").removesuffix("_sum").removesuffix("_bucket")
-        above = self._families.get(base)
-        parts = [f"{name}_{part}" for part in ("count", "sum", "bucket")]
-        is_part = base != name and above is not None and above.kind == "histogram"
-        if is_part or (
-            reading.kind == "histogram" and any(part in self._families for part in parts)
-        ):
-            raise ValueError("a histogram has samples of that name")
+        for part in _PARTS:
+            above = self._families.get(name.removesuffix(part)) if name.endswith(part) else None
+            is_taken = above is not None and part in _PARTS_OF.get(above.kind, ())
+            own = part in _PARTS_OF.get(reading.kind, ())
+            if is_taken or (own and name + part in self._families):
+                raise ValueError("a histogram or counter has samples of that name")
         return _Family(reading)
 
     def _admit(self, owner: VersionKey, name: str) -> bool:
@@ -276,7 +280,7 @@ def _label(name: str) -> str:
     fit = _NOT_IN_LABELS.sub("_", name)
     if not fit or fit[0].isdigit():
         raise ValueError("names of dimensions begin with letters")
-    if fit in _LABELS_OF_OURS:
+    if fit in _LABELS_OF_OURS or fit.startswith("__"):
         raise ValueError(f"the dimension {fit} is the server's")
     return fit
 

@@ -27,7 +27,20 @@ LARGE_BODY = 16 * 1024
 
 _WHOLE_BODY = ("body", "data")
 _LARGEST_SCHEMA = 5_000
-_COSTLY = frozenset({"pattern", "patternProperties", "uniqueItems", "$dynamicRef", "$recursiveRef"})
+CHECKED_BY_WORKER = "x-checked-by-worker"
+"""A worker puts this into a schema that does not say all of what it takes."""
+_COSTLY = frozenset(
+    {
+        "pattern",
+        "patternProperties",
+        "uniqueItems",
+        "multipleOf",
+        "$dynamicRef",
+        "$recursiveRef",
+        CHECKED_BY_WORKER,
+    }
+)
+"""What may take long, or what libraries judge differently."""
 _NAMED = frozenset({"properties", "$defs", "dependentSchemas"})
 """Keywords below which names are those of the schema's author."""
 _DATA = frozenset({"const", "enum", "default", "examples"})
@@ -54,8 +67,8 @@ def refuse_misfit(schema: str, body: Part) -> None:
         raise InvalidInputError("it is not JSON") from None
     try:
         faults = [_words(fault) for fault in islice(find(value), _FAULTS_NAMED)]
-    except RecursionError:
-        # Deeper than can be looked into here; the worker says what becomes of it.
+    except (ArithmeticError, RecursionError, ValueError):
+        # Numbers without end, or deeper than can be looked into here: for the worker to judge.
         return
     if faults:
         raise InvalidInputError("; ".join(faults))

@@ -16,6 +16,7 @@ import inspect
 import json as json_module
 import os
 import signal
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .cli_client import Server
 
 _PATIENCE = 30.0
+_LISTENERS = ("inference", "management", "metrics")
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,6 @@ def _start(store: Path, base: Path) -> Ready:
     return start_detached(command, base / "server.log")
 
 
-_LISTENERS = ("inference", "management", "metrics")
-
-
 def _register(
     ready: Ready, path: Path, handler: str | None, parameters: Mapping[str, Any]
 ) -> ServedModel:
@@ -159,6 +158,6 @@ def _stop(ready: Ready) -> None:
         os.kill(ready.pid, signal.SIGTERM)
     try:
         ready.process.wait(_PATIENCE)
-    except Exception:
+    except subprocess.TimeoutExpired:
         ready.process.kill()
         ready.process.wait()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flambeau.registry")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
 def make_record(
@@ -37,11 +37,7 @@ def make_record(
     manifest = stored.manifest
     name = registration.model_name or (manifest.model_name if manifest else None)
     name = name or default_model_name(registration.url)
-    if not _NAME.fullmatch(name):
-        raise BadRequestError(
-            f"Parameter model_name is not valid: {name[:128]!r}. Use letters, digits, '_', '-' "
-            "and '.', at most 128 of them, with a letter or digit first."
-        )
+    check_name("model_name", name)
     version = manifest.model_version if manifest else "1.0"
     handler = registration.handler or (manifest.handler if manifest else None)
     handler = handler or stored.handler or config.default_service_handler
@@ -58,3 +54,12 @@ def make_record(
     python = None if environment is None else environment.python
     spec = make_spec((name, version), handler, registration, stored, config, python)
     return Record(spec, stored, runtime, at_startup, registration.of_workflow)
+
+
+def check_name(parameter: str, name: str) -> None:
+    """Raise BadRequestError for what cannot be the name of a model or of a workflow."""
+    if not NAME.fullmatch(name):
+        raise BadRequestError(
+            f"Parameter {parameter} is not valid: {name[:128]!r}. Use letters, digits, '_', '-' "
+            "and '.', at most 128 of them, with a letter or digit first."
+        )

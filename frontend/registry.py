@@ -262,6 +262,7 @@ class Registry(Catalog):
         self._engine.add(record.spec)
         self._records.setdefault(name, {})[version] = record
         self._defaults.setdefault(name, version)
+        self.awaited.discard(name)
         logger.info("model %s version %s registered from %s", name, version, record.stored.url)
 
     async def _installed(self, record: Record, keep: bool, timeout: float | None = None) -> None:

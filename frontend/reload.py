@@ -34,13 +34,14 @@ async def watch(registry: Registry, engine: Engine) -> None:
     """Look at the files of all models time and again, until cancelled."""
     seen: dict[VersionKey, _State] = {}
     while True:
+        models = registry.places()
         try:
-            now = await asyncio.to_thread(states, registry.places())
+            now = await asyncio.to_thread(states, models)
         except OSError as error:
             logger.warning("the files of the models cannot be looked at: %s", error.strerror)
-            now = seen
+            now = {key: seen[key] for key in models if key in seen}
         for key, state in now.items():
-            changed = changes(seen.get(key, state), state)
+            changed = changes(seen.get(key, state), state, models[key][1])
             if changed:
                 logger.info("%s changed: new workers for model %s", ", ".join(changed), key[0])
                 engine.replace(key)
@@ -54,9 +55,15 @@ def states(models: dict[VersionKey, Model]) -> dict[VersionKey, _State]:
     return {key: dict(_files(*model, handlers)) for key, model in models.items()}
 
 
-def changes(before: _State, after: _State) -> list[str]:
-    """Names of the files that are new, gone or different, the first few."""
+def changes(before: _State, after: _State, handler: str | None = None) -> list[str]:
+    """Names of the files that are new, gone or different, the first few.
+
+    Of what lies beside a handler file, only what was there before and still is: another draft in
+    the folder concerns nobody.
+    """
     names = before.keys() | after.keys()
+    if handler is not None:
+        names = (before.keys() & after.keys()) | {handler}
     different = sorted(name for name in names if before.get(name) != after.get(name))
     return different[:3] + [f"{len(different) - 3} more"] * (len(different) > 3)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .batcher import NOW
+from .errors import BadRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -242,12 +243,18 @@ def name_sequence(headers: dict[str, str], spec: SequenceSpec, new_id: Callable[
     """The id of the sequence that a request with ``headers`` belongs to.
 
     A client may spell the header's name as it likes; handlers look for the configured spelling,
-    which is put into ``headers``. A request that names no sequence begins one of its own.
+    which is put into ``headers``. A request that names no sequence begins one of its own. Raises
+    BadRequestError for an id that no answer could end.
     """
     named = headers.get(spec.id_header)
     if named is None:
         wanted = spec.id_header.lower()
         named = next((text for name, text in headers.items() if name.lower() == wanted), None)
+    if named and ";" in named:
+        raise BadRequestError(
+            f"The id of a sequence ({spec.id_header}) must not hold a semicolon: answers separate "
+            "ids by it."
+        )
     if not named:
         named = f"ts-seq-{new_id()}"
         headers[spec.start_header] = "true"

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from .. import FlambeauError
+from ..model_store.store import default_model_name
 from .precedence import Registration
 
 if TYPE_CHECKING:
@@ -31,11 +32,10 @@ async def load_startup_models(
     wanted = config.load_models
     if config.loads_all_models and store is not None:
         wanted = tuple((None, url) for url in store.archives())
+    named = [(name or default_model_name(url), Registration(url, name)) for name, url in wanted]
+    registry.awaited.update(name for name, _ in named)
     failures = await asyncio.gather(
-        *(
-            _load(registry, Registration(url, model_name=name), at_startup=True)
-            for name, url in wanted
-        )
+        *(_load(registry, name, registration, at_startup=True) for name, registration in named)
     )
     return [failure for failure in failures if failure is not None]
 
@@ -49,6 +49,7 @@ async def _restore(
         for name, versions in models.items()
         for version, settings in versions.items()
     ]
+    registry.awaited.update(models)
     failures = await asyncio.gather(*(_restore_version(registry, *each) for each in wanted))
     for name, version, settings in wanted:
         if settings.default_version and registry.has(name, version):
@@ -71,14 +72,17 @@ async def _restore_version(
         startup_timeout=settings.startup_timeout,
         initial_workers=minimum,
     )
-    failure = await _load(registry, registration, at_startup=False)
+    failure = await _load(registry, name, registration, at_startup=False)
     maximum = max(minimum, settings.max_workers or 0)
     if failure is None and registry.has(name, version) and maximum > minimum:
         await registry.scale(name, version, minimum, maximum)
     return failure
 
 
-async def _load(registry: Registry, registration: Registration, *, at_startup: bool) -> str | None:
+async def _load(
+    registry: Registry, name: str, registration: Registration, *, at_startup: bool
+) -> str | None:
+    """``name`` is what clients will ask for, as far as that is known before."""
     url = registration.url
     try:
         await registry.load(registration, at_startup=at_startup)
@@ -87,4 +91,6 @@ async def _load(registry: Registry, registration: Registration, *, at_startup: b
         unexpected = not isinstance(error, FlambeauError)
         logger.error("Failed to load model: %s: %s", url, error, exc_info=unexpected)
         return f"{url}: {error}"
+    finally:
+        registry.awaited.discard(name)
     return None

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .. import FlambeauError
 from ..model_store.workflow_archive import open_workflow
+from .catalog import a_page
 from .errors import (
     BadRequestError,
     ConflictError,
@@ -26,6 +26,7 @@ from .errors import (
     WorkflowError,
 )
 from .precedence import Registration
+from .records import NAME, check_name
 from .registry import Reply
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from .registry import Registry
 
 logger = logging.getLogger("flambeau.registry")
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +107,11 @@ class Workflows:
 
     def list_workflows(self, limit: int = 100, offset: int = 0) -> dict[str, object]:
         """A page of the workflows, sorted by name, in TorchServe's form."""
-        names = sorted(self._workflows)
-        page = [
-            {"workflowName": name, "workflowUrl": self._workflows[name].archive.stored.url}
-            for name in names[offset : offset + limit]
+        entries = [
+            {"workflowName": name, "workflowUrl": workflow.archive.stored.url}
+            for name, workflow in sorted(self._workflows.items())
         ]
-        if offset + limit <= len(names):
-            return {"nextPageToken": str(offset + limit), "workflows": page}
-        return {"workflows": page}
+        return a_page("workflows", entries, limit, offset)
 
     def describe(self, name: str) -> list[dict[str, object]]:
         """The workflow's settings and graph, in TorchServe's form."""
@@ -201,13 +197,9 @@ class Workflows:
 
     def _check_names(self, workflow: Workflow) -> None:
         """Raise BadRequestError for names that models cannot have, ConflictError for taken ones."""
-        if not _NAME.fullmatch(workflow.name):
-            raise BadRequestError(
-                f"Parameter workflow_name is not valid: {workflow.name[:128]!r}. Use letters, "
-                "digits, '_', '-' and '.', at most 128 of them, with a letter or digit first."
-            )
+        check_name("workflow_name", workflow.name)
         for model in map(workflow.model_of, workflow.spec.nodes):
-            if not _NAME.fullmatch(model):
+            if not NAME.fullmatch(model):
                 raise BadRequestError(
                     f"The names of workflow and node are too long together: {model}. A model's "
                     "name has at most 128 characters."

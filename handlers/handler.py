@@ -160,8 +160,9 @@ class _Batch:
             self.answers = answers if is_whole else []
             return
         for row, answer in zip(self._rows, answers, strict=True):
-            is_typed = shape is not None and not _is_special(answer)
-            self.answers[row] = shape.write(answer) if shape and is_typed else answer
+            if shape is not None and not _is_special(answer):
+                answer = shape.write(answer)
+            self.answers[row] = answer
 
 
 def _item(fields: Mapping[str, Any]) -> Any:

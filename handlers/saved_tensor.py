@@ -148,7 +148,9 @@ def _layout(made: Any) -> _Layout:
 
 def _tensor(layout: _Layout, elements: bytearray) -> torch.Tensor:
     dtype, _, offset, size, stride = layout
-    if not len(size) == len(stride) <= _MOST_DIMENSIONS or min((offset, *size, *stride)) < 0:
+    numbers = (offset, *size, *stride)
+    fits = len(size) == len(stride) <= _MOST_DIMENSIONS
+    if not fits or min(numbers) < 0 or max(numbers) >= 1 << 63:
         raise ValueError("its size makes no sense")
     count = math.prod(size)
     if not count:

@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 _FAULTS_NAMED = 3
 _LONGEST_SCHEMA = 64 * 1024
+_CHECKED_HERE = "x-checked-by-worker"
+"""Tells the frontend, which knows the schema only, to leave the check to the worker."""
+_FUNCTIONS = frozenset({"function-before", "function-wrap", "function-plain"})
 _JSON_TYPES = frozenset({Any, dict, list, str, int, float, bool, type(None)})
 
 
@@ -34,7 +37,10 @@ class Shape:
         self._adapter = adapter
         self.schema: str | None = None
         if adapter is not None:
-            text = json.dumps(adapter.json_schema(mode=mode))
+            schema = adapter.json_schema(mode=mode)
+            if mode == "validation" and _takes_more(adapter.core_schema):
+                schema[_CHECKED_HERE] = True
+            text = json.dumps(schema)
             self.schema = text if len(text) <= _LONGEST_SCHEMA else None
 
     def read(self, value: Any) -> Any:
@@ -45,8 +51,11 @@ class Shape:
 
         try:
             if isinstance(value, (bytes, bytearray)):
-                return self._adapter.validate_json(bytes(value))
-            return self._adapter.validate_python(_texts(value))
+                return self._adapter.validate_json(bytes(value), strict=True)
+            if isinstance(value, str) or _is_form(value):
+                return self._adapter.validate_python(_texts(value))
+            # As JSON, in which "3" is no number: that is what the schema says, too.
+            return self._adapter.validate_json(json.dumps(value), strict=True)
         except ValidationError as error:
             raise PredictionException(
                 f"The request does not fit the model's input: {_faults(error)}", 422
@@ -143,6 +152,23 @@ def _is_json(annotation: Any) -> bool:
     origin = typing.get_origin(annotation)
     known = origin in (dict, list, types.UnionType, typing.Union)
     return known and all(map(_is_json, typing.get_args(annotation)))
+
+
+def _takes_more(node: Any) -> bool:
+    """Whether functions or aliases of the author's take what the JSON Schema does not tell of."""
+    if isinstance(node, (list, tuple)):
+        return any(map(_takes_more, node))
+    if not isinstance(node, dict):
+        return False
+    if node.get("type") in _FUNCTIONS or isinstance(node.get("validation_alias"), (list, tuple)):
+        return True
+    if node.get("validate_by_name") or node.get("populate_by_name"):
+        return True
+    return any(map(_takes_more, node.values()))
+
+
+def _is_form(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(each, bytearray) for each in value.values())
 
 
 def _texts(value: Any) -> Any:

@@ -19,6 +19,7 @@ from .errors import InvalidModelError, printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_CODING = re.compile(r"[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
 MAX_BYTES = 1 << 20
 _MAX_FILES = 32
 _ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar")
@@ -146,13 +147,21 @@ def _text(path: Path, name: str, where: str) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InvalidModelError(f"{printable(name)} is larger than {MAX_BYTES} bytes.")
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise InvalidModelError(f"{printable(name)} is not UTF-8 text.") from None
     except OSError as error:
         raise InvalidModelError(
             f"{where}: {printable(name)} cannot be read: {error.strerror}."
         ) from None
+    for line in text.splitlines()[:2]:
+        # pip would read the file in that encoding, and find other lines in it than are checked.
+        coding = _CODING.match(line)
+        if coding is not None and coding[1].lower().replace("_", "-") not in ("utf-8", "utf8"):
+            raise InvalidModelError(
+                f"{printable(name)} names the encoding {printable(coding[1])}; write it in UTF-8."
+            )
+    return text
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:

@@ -213,7 +213,8 @@ class Context:
         return self._row(idx).get_request_property(self.header_key_sequence_id)
 
     def set_response_content_type(self, idx: int, value: object) -> None:
-        self.set_response_header(idx, "content-type", value)
+        if value is not None:
+            self.set_response_header(idx, "content-type", value)
 
     def get_response_content_type(self, idx: int) -> str | None:
         return self.get_response_headers(idx).get("content-type")

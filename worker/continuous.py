@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -118,14 +119,17 @@ class ContinuousBatches:
         self._running[work.batch_id] = Row(
             work.batch_id,
             request.id,
-            self._unique(request.id, work.batch_id),
+            self._unique(request.id),
             self._rows.headers(request),
             self._rows.row(request),
         )
 
-    def _unique(self, request_id: str, batch_id: int) -> str:
+    def _unique(self, request_id: str) -> str:
         """An id by which a handler may keep state: that of the client, unless it has been here."""
-        unique = f"{request_id}.{batch_id}" if request_id in self._ids else request_id
+        unique, running = request_id, {row.id for row in self._running.values()}
+        while unique in self._ids or unique in running:
+            # Not to be guessed: it opens a client's state.
+            unique = f"{request_id}.{uuid.uuid4()}"
         self._ids.add(unique)
         self._ids_in_order.append(unique)
         if len(self._ids_in_order) > _REMEMBERED:

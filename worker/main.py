@@ -55,6 +55,7 @@ logger = logging.getLogger("flambeau.worker")
 CREDITS = 8
 """Batches that may be here at a time, where only one is in work: the others save it the wait."""
 _FAREWELL = 5.0
+_DECODE = "TS_DECODE_INPUT_REQUEST"
 
 
 def main(*, is_copy: bool = False) -> int:
@@ -156,6 +157,8 @@ def _load(load: Load, link: Link) -> _Serving:
     if load.asynchronous:
         # What a handler makes for the event loop belongs to the one that will run.
         event_loop()
+    # A handler may ask for bytes by setting this while it is imported or initialised.
+    os.environ[_DECODE] = str(load.decode_input_request).lower()
     return _serving(load, link, context, _entry_point(load, model_dir, context))
 
 
@@ -163,7 +166,7 @@ def _serving(load: Load, link: Link, context: Context, entry_point: EntryPoint) 
     schemas = (context.input_schema, context.output_schema)
     credits = max(CREDITS, load.concurrency)
     how = {
-        "decode_input": load.decode_input_request,
+        "decode_input": os.environ.get(_DECODE) == "true",
         "name_content_types": load.name_content_types,
     }
     if load.asynchronous and not load.envelope:

@@ -154,6 +154,8 @@ def _tell_libraries() -> None:
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if torch is not None and threads.isdecimal() and int(threads):
         torch.set_num_threads(int(threads))
+    if torch is not None:
+        torch.default_generator.seed()
     if random is not None:
         random.seed()
 

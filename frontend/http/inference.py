@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from multidict import istr
+from multidict import CIMultiDict, istr
 
 from ..access import Scope
 from ..errors import (
@@ -209,7 +209,7 @@ class InferenceAPI:
         )
         if outcome.stream is None:
             return _answer(outcome)
-        headers = [(name, value) for name, value in outcome.headers if _is_the_handlers(name)]
+        headers = _the_handlers(outcome.headers).items()
         return await send_stream(
             request, request_id, outcome.status, outcome.reason, headers, outcome.stream
         )
@@ -231,14 +231,20 @@ def _check(outcome: Outcome) -> None:
 
 def _answer(outcome: Outcome) -> Answer:
     answer = Answer(outcome.body, outcome.status, outcome.reason)
-    for name, value in outcome.headers:
-        if _is_the_handlers(name):
-            answer.headers.add(name, value)
+    if outcome.headers:
+        answer.headers.update(_the_handlers(outcome.headers))
     return answer
 
 
-def _is_the_handlers(name: str) -> bool:
-    return name.lower() not in _SERVER_HEADERS
+def _the_handlers(headers: list[tuple[str, str]]) -> CIMultiDict[str]:
+    """The headers that a handler may set. Of one name in several spellings the last counts, but
+    ``content-type`` as the context's own call spells it: TorchServe sends the other.
+    """
+    found: CIMultiDict[str] = CIMultiDict()
+    for name, value in sorted(headers, key=lambda header: header[0] != "content-type"):
+        if name.lower() not in _SERVER_HEADERS:
+            found[name] = value
+    return found
 
 
 def _time_limit(request: web.BaseRequest) -> float | None:

@@ -58,6 +58,8 @@ def test_the_field_is_named(value, words):
         {"type": "string", "pattern": "(a+)+$"},
         {"type": "number", "patternProperties": {"^(a+)+$": {}}},
         {"type": "number", "uniqueItems": True},
+        {"type": "number", "multipleOf": 0.5},
+        {"type": "number", "x-checked-by-worker": True},
         {"$dynamicRef": "#", "type": "number"},
         {"properties": {"a": {"items": {"pattern": "a"}}}, "type": "number"},
         {"type": "nothing that there is"},
@@ -110,9 +112,10 @@ def test_what_is_only_called_like_a_keyword_is_none(schema, value, words):
     assert bool(fault(schema, value)) == bool(words)
 
 
-def test_what_is_too_deep_to_look_into_is_left_to_the_worker(monkeypatch):
+@pytest.mark.parametrize("trouble", [RecursionError, OverflowError, ValueError])
+def test_what_cannot_be_judged_here_is_left_to_the_worker(monkeypatch, trouble):
     def deep(value):
-        raise RecursionError
+        raise trouble
 
     monkeypatch.setattr(input_check, "_checker", lambda schema: deep)
     assert fault({"type": "string"}, 1) == ""

@@ -48,3 +48,15 @@ def test_every_file_of_a_folder_counts_but_not_what_python_writes(tmp_path):
 def test_many_changes_are_told_in_short():
     after = {f"f{number}": (1, 1) for number in range(9)}
     assert changes({}, after) == ["f0", "f1", "f2", "6 more"]
+
+
+def test_another_draft_in_the_folder_concerns_nobody(tmp_path):
+    models = {A: (tmp_path, "a.py")}
+    write(tmp_path / "a.py", "1", 1)
+    before = states(models)
+    write(tmp_path / "draft.py", "1", 1)
+    after = states(models)
+    assert changes(before[A], after[A], "a.py") == []
+    assert changes(after[A], before[A], "a.py") == []
+    write(tmp_path / "draft.py", "12", 1)
+    assert changes(after[A], states(models)[A], "a.py") == ["draft.py"]

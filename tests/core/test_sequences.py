@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from flambeau.frontend.errors import QueueFullError, ServiceUnavailableError
+from flambeau.frontend.errors import BadRequestError, QueueFullError, ServiceUnavailableError
 from flambeau.frontend.exits import ExitReason
 from flambeau.frontend.jobs import JobState
 from flambeau.frontend.sequences import SequenceSpec, ended_sequences, name_sequence
@@ -316,3 +316,8 @@ SequenceMachine.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )  # fmt: skip
 TestSequences = SequenceMachine.TestCase
+
+
+def test_an_id_that_no_answer_could_end_is_refused():
+    with pytest.raises(BadRequestError, match="semicolon"):
+        name_sequence({"ts_request_sequence_id": "x;victim"}, SPEC, str)

@@ -169,6 +169,7 @@ HOSTILE = {
     "strides beyond": described(size=(2,), stride=(HUGE,)),
     "the same element again": described(size=(HUGE,), stride=(0,)),
     "before the start": described(offset=-1),
+    "stride that no number holds": described(size=(1,), stride=(1 << 63,)),
     "backwards": described(offset=3, stride=(-1,)),
     "many dimensions": described(size=(1,) * 1000, stride=(1,) * 1000),
     "two sizes": described(size=(2, 2), stride=(1,)),

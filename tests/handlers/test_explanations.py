@@ -52,7 +52,6 @@ def make_context(folder: Path, source: str) -> Context:
 def test_an_images_numbers_are_attributed_to_the_class_that_is_asked_for(
     tmp_path: Path, row: dict[str, Any], gradient: float
 ) -> None:
-    pytest.importorskip("captum")
     context = make_context(tmp_path, LINEAR)
     handler = ImageClassifier()
     handler.initialize(context)
@@ -64,7 +63,6 @@ def test_an_images_numbers_are_attributed_to_the_class_that_is_asked_for(
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_texts_importances_come_with_its_words(tmp_path: Path) -> None:
-    pytest.importorskip("captum")
     context = make_context(tmp_path, BAG)
     handler = TextClassifier()
     handler.initialize(context)

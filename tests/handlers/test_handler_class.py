@@ -181,7 +181,7 @@ def test_requests_arrive_as_the_type_that_is_asked_for():
         ({"text": "x", "stars": "many"}, "stars: Input should be a valid integer"),
         ({"text": "x", "stars": 9}, "stars: Input should be less than or equal to 5"),
         ({"text": "x", "tags": ["a", 1]}, "tags[1]: Input should be a valid string"),
-        ([], "Input should be a dictionary or an instance of Review"),
+        ([], "Input should be an object"),
     ],
 )
 def test_what_does_not_fit_is_422_and_names_the_field(value, fault):
@@ -330,3 +330,44 @@ def test_an_async_predict_may_yield_and_its_answers_may_be_async_generators():
 
     assert run_async(Steps(), [json_part("a")]).samples == [[0, b"a0"], [0, b"a1"]]
     assert run_async(Each(), [json_part("ab")]).samples == [[0, b"a"], [0, b"b"]]
+
+
+class Names(pydantic.BaseModel):
+    text: str = pydantic.Field(validation_alias=pydantic.AliasChoices("text", "prompt"))
+
+
+class Lower(pydantic.BaseModel):
+    text: Annotated[str, pydantic.BeforeValidator(lambda value: str(value).lower())]
+
+
+class ByName(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(populate_by_name=True)
+    text: str = pydantic.Field(alias="t")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(Names, {"prompt": "x"}), (Lower, {"text": 1}), (ByName, {"text": "x"})],
+)
+def test_what_a_schema_does_not_tell_is_left_to_the_worker(kind, value):
+    class Takes(flambeau.Handler):
+        def predict(self, batch):
+            return [each.text for each in batch]
+
+    Takes.predict.__annotations__["batch"] = list[kind]
+    context = Context("m", "/models/m", None, 8, None, "0.12.0")
+    Takes().initialize(context)
+    assert json.loads(context.input_schema or "")["x-checked-by-worker"] is True
+    assert statuses(run(Takes(), [json_part(value)])) == [200]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [(int, "12"), (bool, 1), (bool, "yes"), (float, "1.5"), (str, 1)]
+)
+def test_json_is_taken_as_its_schema_says_it(kind, value):
+    class Takes(flambeau.Handler):
+        def predict(self, batch):
+            return [1 for _ in batch]
+
+    Takes.predict.__annotations__["batch"] = list[dict[str, kind]]  # type: ignore[valid-type]
+    assert statuses(run(Takes(), [json_part({"a": value})])) == [422]

@@ -29,7 +29,8 @@ def loaded(context: Context) -> BaseHandler:
 
 def write_onnx(path: Path, w: list[float] | None = None) -> None:
     """``y, z = x + w, x`` for a batch of pairs; without a ``w`` it is the second input."""
-    onnx = pytest.importorskip("onnx")
+    import onnx
+
     helper, number = onnx.helper, onnx.TensorProto.FLOAT
     values = [helper.make_tensor_value_info(name, number, ["n", 2]) for name in "xwyz"]
     nodes = [
@@ -46,7 +47,8 @@ def write_onnx(path: Path, w: list[float] | None = None) -> None:
 def test_an_onnx_model_runs_in_the_base_handler(
     tmp_path: Path, make_context: Callable[..., Context]
 ) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
+    import onnxruntime
+
     write_onnx(tmp_path / "net.onnx", [1.0, 10.0])
     context = make_context(serializedFile="net.onnx")
     handler = loaded(context)
@@ -59,7 +61,6 @@ def test_an_onnx_model_runs_in_the_base_handler(
 
 
 def test_an_onnx_model_may_have_several_inputs(tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
     write_onnx(tmp_path / "net.onnx")
     session = setup_ort_session(str(tmp_path / "net.onnx"), "cpu")
     x, cpu = torch.ones(1, 2), torch.device("cpu")

@@ -118,6 +118,9 @@ def test_a_file_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_bytes(b"\xff\xfen\x00")
     with pytest.raises(InvalidModelError, match=r"requirements\.txt is not UTF-8 text"):
         digest_of_requirements(tmp_path, "requirements.txt")
+    (tmp_path / "requirements.txt").write_bytes(b"# coding: utf-7\n+AC0-e +AC8-tmp\n")
+    with pytest.raises(InvalidModelError, match="names the encoding utf-7"):
+        digest_of_requirements(tmp_path, "requirements.txt")
     (tmp_path / "folder").mkdir()
     with pytest.raises(InvalidModelError, match="folder cannot be read"):
         digest_of_requirements(tmp_path, "folder")

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-import pytest
 import torch
 from PIL import Image
 
@@ -41,7 +40,6 @@ def torch_file(value: object) -> bytes:
 
 
 def test_each_client_gets_what_it_asked_for(server: RealServer, model: Callable[..., str]) -> None:
-    pytest.importorskip("captum")
     vocabulary = {"<unk>": 0, "rain": 1, "snow": 2, "hail": 3}
     files = {"texts.py": TEXTS, "source_vocab.pt": torch_file(vocabulary)}
     url = server.store.folder("texts", files, handler="text_classifier", modelFile="texts.py")
@@ -66,7 +64,6 @@ def test_each_client_gets_what_it_asked_for(server: RealServer, model: Callable[
 
 
 def test_an_images_explanation_has_its_shape(server: RealServer, model: Callable[..., str]) -> None:
-    pytest.importorskip("captum")
     url = server.store.folder(
         "images", {"images.py": IMAGES}, handler="image_classifier", modelFile="images.py"
     )

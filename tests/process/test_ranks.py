@@ -342,7 +342,6 @@ def test_workers_have_gpus_of_their_own(
 def test_ranks_compute_together_and_stream_through_rank_0(
     server: RealServer, model: Callable[..., str]
 ) -> None:
-    pytest.importorskip("torch")
     config = f"parallelType: tp\n{TWO}retryLostBatch: 1\n"
     name = model(server.store.folder("summing", {"handler.py": SUMMING}, config))
     for _ in range(2):

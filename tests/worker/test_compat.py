@@ -41,8 +41,6 @@ def ts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(MODULES))
 @pytest.mark.usefixtures("ts")
 def test_every_module_has_its_names(name: str) -> None:
-    if name == "ts.handler_utils.hf_batch_streamer":
-        pytest.importorskip("transformers")
     module = importlib.import_module(name)
     assert {each for each in MODULES[name] if not hasattr(module, each)} == set()
     assert module.__name__ == name
@@ -154,8 +152,11 @@ def test_what_is_not_there_yet_is_said(tmp_path: Path) -> None:
 def test_a_module_that_needs_a_package_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for module in [name for name in sys.modules if name.partition(".")[0] == "transformers"]:
+        monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    monkeypatch.delitem(sys.modules, "flambeau.handlers.hf_batch_streamer", raising=False)
+    for module in ("flambeau.handlers.hf_batch_streamer", "ts.handler_utils.hf_batch_streamer"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     text = "from ts.handler_utils.hf_batch_streamer import TextIteratorStreamerBatch"
     with pytest.raises(HandlerLoadError, match="needs the Python package 'transformers"):
         load(tmp_path, text)

@@ -146,7 +146,8 @@ def test_making_a_metric_twice_warns(metrics: Metrics, caplog: pytest.LogCapture
 
 
 def test_a_tensor_of_one_number_is_a_value(metrics: Metrics) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     metrics.set_request_ids("loading")
     metrics.add_time("a", torch.tensor(1.5))
     assert [sample.value for sample in metrics.store] == [1.5]
