@@ -59,6 +59,7 @@ _OWN_HANDLERS = frozenset({"densenet_handler", "text_handler", "vision_handler"}
 """Built in as well; TorchServe's archiver takes them for files, as we do where there are some."""
 REFUSED_HANDLERS = frozenset({"dali_image_classifier", "trt_llm_handler", "vllm_handler"})
 """Those of them that flambeau does not serve; they are packaged for TorchServe."""
+_SERVED_HANDLERS = sorted((BUILT_IN_HANDLERS | _OWN_HANDLERS) - REFUSED_HANDLERS)
 RUNTIMES = ("python", "python3", "LSP")
 FORMATS = ("default", "tgz", "no-archive", "zip-store")
 
@@ -222,7 +223,7 @@ def _handler_file(handler: str) -> Path | None:
             logger.warning(
                 "Handler %s is TorchServe's; flambeau cannot serve it, only %s",
                 handler,
-                ", ".join(sorted(BUILT_IN_HANDLERS - REFUSED_HANDLERS)),
+                ", ".join(_SERVED_HANDLERS),
             )
         return None
     file, colon, function = handler.rpartition(":")
@@ -234,7 +235,7 @@ def _handler_file(handler: str) -> Path | None:
     if not path.exists():
         raise ArchiverError(
             f"Handler does not exist: {path} is no file, and {handler} is not one of the built-in "
-            f"handlers ({', '.join(sorted(BUILT_IN_HANDLERS))})."
+            f"handlers ({', '.join(_SERVED_HANDLERS)})."
         )
     check_file(path, "Handler")
     tree = parse_python(path, "Handler")

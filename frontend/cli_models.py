@@ -14,6 +14,7 @@ from urllib.parse import quote
 import click
 
 from .cli_client import KEY_HINT, AnswerError, Server, UnreachableError
+from .cli_server import locate_run_dir, running_servers
 from .cli_status import MODEL_COLUMNS, cert_option, key_option, model_row
 from .table import render_table
 
@@ -24,6 +25,8 @@ _Command = TypeVar("_Command", bound="Callable[..., Any]")
 _COUNT = click.IntRange(min=0)
 _POSITIVE = click.IntRange(min=1)
 _PIECE = 65536
+_ADDRESSES = {"management": "http://127.0.0.1:8081", "inference": "http://127.0.0.1:8080"}
+_DEFAULT = "the server that runs here"
 WORKER_COLUMNS = ("WORKER", "PID", "STATE", "GPU", "MEMORY MIB", "RESTARTS")
 
 
@@ -37,17 +40,19 @@ def _management_options(command: _Command) -> _Command:
         "--management",
         metavar="URL",
         envvar="FLAMBEAU_MANAGEMENT",
-        default="http://127.0.0.1:8081",
-        show_default=True,
         show_envvar=True,
-        help="Management address of the server.",
+        help=f"Management address of the server.  [default: {_DEFAULT}]",
     )(command)
 
     @functools.wraps(command)
     def with_server(
-        management: str, cacert: str | None, key: str | None, cert: str | None, **options: Any
+        management: str | None,
+        cacert: str | None,
+        key: str | None,
+        cert: str | None,
+        **options: Any,
     ) -> None:
-        command(server=Server(management, cacert, key=key, cert=cert), **options)
+        command(server=_server("management", management, cacert, key, cert), **options)
 
     return with_server  # type: ignore[return-value]
 
@@ -153,9 +158,7 @@ def set_default(name: str, version: str, server: Server, as_json: bool) -> None:
 @click.option(
     "--url",
     metavar="URL",
-    default="http://127.0.0.1:8080",
-    show_default=True,
-    help="Inference address of the server.",
+    help=f"Inference address of the server.  [default: {_DEFAULT}]",
 )
 @click.option("--cacert", metavar="FILE", help="Certificates that vouch for an https server.")
 @key_option
@@ -168,7 +171,7 @@ def predict(
     input_file: str | None,
     json_text: str | None,
     content_type: str | None,
-    url: str,
+    url: str | None,
     cacert: str | None,
     key: str | None,
     cert: str | None,
@@ -181,7 +184,7 @@ def predict(
         raise click.UsageError("Give the input: either --input FILE or --json TEXT.")
     body, guess = read_input(str(input_file)) if json_text is None else _checked_json(json_text)
     path = "/".join(quote(part, safe="") for part in ("predictions", model, version) if part)
-    with Server(url, cacert, key=key, cert=cert).send(
+    with _server("inference", url, cacert, key, cert).send(
         "POST", f"/{path}", body=body, content_type=content_type or guess
     ) as response:
         _print_body(response)
@@ -189,6 +192,26 @@ def predict(
             hint = KEY_HINT if response.status == 401 else ""
             click.echo(f"HTTP {response.status} {response.reason}".rstrip() + hint, err=True)
             ctx.exit(1)
+
+
+def _server(
+    listener: str, url: str | None, cacert: str | None, key: str | None, cert: str | None
+) -> Server:
+    """The one at ``url``; without that, the only one on record that runs here.
+
+    Raises UnreachableError where several run.
+    """
+    if url is not None:
+        return Server(url, cacert, key=key, cert=cert)
+    running = running_servers(locate_run_dir(None))
+    if len(running) > 1:
+        addresses = ", ".join(each.addresses[listener] for each in running)
+        flag = "--url" if listener == "inference" else "--management"
+        raise UnreachableError(f"Several servers run here: {addresses}. Name one with {flag}.")
+    if not running:
+        return Server(_ADDRESSES[listener], cacert, key=key, cert=cert)
+    pinned = None if cacert else running[0].certificate
+    return Server(running[0].addresses[listener], cacert, pinned, key, cert)
 
 
 def _path(name: str, version: str | None) -> Sequence[str]:

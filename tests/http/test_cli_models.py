@@ -355,3 +355,24 @@ def test_a_name_is_that_of_one_model(name: str) -> None:
         result = flambeau("models", command, name)
         assert result.exit_code == 2
         assert "give its version with --version" in result.output
+
+
+def test_without_an_address_the_server_that_runs_here_is_asked(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FLAMBEAU_MANAGEMENT")
+    names = ("inference", "management", "metrics")
+    Path("run").mkdir(mode=0o700)
+    write_state(Path("run"), dict.fromkeys(names, stub.url))
+    stub.answers["GET", "/models"] = (200, {"models": []})
+    stub.answers["POST", "/predictions/m"] = (200, b"7")
+    assert flambeau("models", "list").output == "No model is registered.\n"
+    assert flambeau("predict", "m", "--json", "1").output == "7"
+    other = "http://127.0.0.1:9"
+    write_state(Path("run"), dict.fromkeys(names, other))
+    for call in (["models", "list"], ["predict", "m", "--json", "1"]):
+        result = flambeau(*call)
+        assert result.exit_code == 1
+        assert "Several servers run here" in result.stderr
+        assert stub.url in result.stderr
+        assert other in result.stderr
