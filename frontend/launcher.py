@@ -144,6 +144,9 @@ class LocalLauncher:
             shared = self._shared_environ(launch.threads)
             asyncio.get_running_loop().call_soon(self._prepare, shared)
             return None
+        if not template.was_ready:
+            # A new process is there as soon as the template would be.
+            return None
         order = {
             "arguments": self._arguments(launch),
             "environ": {k: v for k, v in environ.items() if template.environ.get(k) != v},

@@ -10,19 +10,16 @@ import os
 import signal
 import socket
 import subprocess
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 logger = logging.getLogger("flambeau.engine")
 
-IMPORT_TIME = 30.0
-"""Seconds for the template to import its modules."""
 COPY_TIME = 10.0
 """Seconds for a copy to be made."""
 _LARGEST_PACKET = 64 * 1024
-_T = TypeVar("_T")
 UNKNOWN_EXIT = 255
 """The exit code of a worker whose template ended before it: its own is nobody's to know."""
 
@@ -61,7 +58,8 @@ class Template:
         self._loop = asyncio.get_running_loop()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
-        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self.was_ready = False
+        """It had imported its modules: what ended it then was something else."""
         self._orders: list[asyncio.Future[CopiedProcess]] = []
         self._copies: dict[int, CopiedProcess] = {}
         command = [python, "-m", "flambeau.worker.template", f"--modules={modules}"]
@@ -86,17 +84,11 @@ class Template:
     def is_lost(self) -> bool:
         return self._control.fileno() < 0
 
-    @property
-    def was_ready(self) -> bool:
-        """It had imported its modules: what ended it was something else."""
-        return self._ready.done() and self._ready.exception() is None
-
     async def copy(self, order: Mapping[str, object], out: int, err: int) -> CopiedProcess:
         """A worker whose output goes to two descriptors; raises TemplateLost.
 
         A template that takes too long is ended: workers do not wait for it without limit.
         """
-        await self._in_time(self._ready, IMPORT_TIME)
         if self.is_lost:
             raise TemplateLost
         started: asyncio.Future[CopiedProcess] = self._loop.create_future()
@@ -106,14 +98,11 @@ class Template:
             # An order that is too large, or more of them than the socket takes.
             raise TemplateLost from error
         self._orders.append(started)
-        return await self._in_time(started, COPY_TIME)
-
-    async def _in_time(self, future: asyncio.Future[_T], seconds: float) -> _T:
-        await asyncio.wait([future], timeout=seconds)
-        if not future.done():
-            logger.warning("the template of the workers takes longer than %g s", seconds)
+        await asyncio.wait([started], timeout=COPY_TIME)
+        if not started.done():
+            logger.warning("the template of the workers takes longer than %g s", COPY_TIME)
             self._lose()
-        return await future
+        return await started
 
     def close(self) -> None:
         """End the template, and with it whatever copies there still are."""
@@ -137,8 +126,9 @@ class Template:
             copy = self._copies.pop(message["exited"], None)
             if copy is not None:
                 copy.has_ended(message["code"])
-        elif not self._ready.done():
-            self._ready.set_result(None)
+        else:
+            self.was_ready = True
+            logger.info("the template of the workers is ready")
 
     def _started(self, pid: int) -> None:
         copy = self._copies[pid] = CopiedProcess(pid)
@@ -157,12 +147,9 @@ class Template:
         self._control.close()
         self._process.kill()
         self._process.wait()
-        waiting: list[asyncio.Future[Any]] = [self._ready, *self._orders]
-        for each in waiting:
-            if not each.done():
-                each.set_exception(TemplateLost())
-                # Nobody may wait for it.
-                each.exception()
+        for order in self._orders:
+            if not order.done():
+                order.set_exception(TemplateLost())
         for copy in self._copies.values():
             self._watch(copy)
         self._copies.clear()
