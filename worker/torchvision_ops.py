@@ -62,7 +62,7 @@ def _declare() -> None:
 
     logger.warning(
         "The torchvision that is installed was built for CUDA, and torch was not: detection models "
-        "will not work. Install both from https://download.pytorch.org/whl/cpu."
+        "will not work. Install both from one place: PyTorch's index of builds for the CPU."
     )
     library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for name in _SCHEMAS:

@@ -312,7 +312,7 @@ class SequenceMachine(RuleBasedStateMachine):
 
 
 SequenceMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None,
+    max_examples=30, stateful_step_count=40, deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )  # fmt: skip
 TestSequences = SequenceMachine.TestCase
