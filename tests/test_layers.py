@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up; a module may import modules of lower rows only.
 LAYERS = [
     """
-    worker.leaving worker.errors worker.protocol worker.io_threads worker.modules worker.instruments
+    worker.leaving worker.model_files
+    worker.errors worker.protocol worker.io_threads worker.modules worker.instruments
     worker.streaming worker.coroutines worker.refused_handlers worker.torchvision_ops
     model_store.errors model_store.snapshot model_store.allowed_urls model_store.pickles
     model_store.make_environment

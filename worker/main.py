@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import ctypes
 import gc
-import json
 import logging
 import os
 import time
@@ -18,8 +17,6 @@ import uuid
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import yaml
 
 from .. import FlambeauError
 from . import compat
@@ -32,6 +29,7 @@ from .link import Inbox, Link, die_with_parent
 from .loader import EntryPoint, load_built_in, load_entry_point, without_paths
 from .log_lines import RequestLines
 from .metrics import Metrics
+from .model_files import read_manifest, read_model_config
 from .protocol import (
     EXIT_CUDA_ERROR,
     PROTOCOL_VERSION,
@@ -139,7 +137,7 @@ def _load(load: Load, link: Link) -> _Serving:
     if load.archive_code:
         inherited = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(model_dir), inherited]))
-    manifest = _manifest(model_dir)
+    manifest = read_manifest(model_dir)
     metrics = Metrics(load.model_name, load.metrics)
     # TorchServe's id for what is reported while a model is loaded.
     metrics.set_request_ids(str(uuid.uuid4()))
@@ -152,7 +150,7 @@ def _load(load: Load, link: Link) -> _Serving:
         TORCHSERVE_VERSION,
         load.limit_max_image_pixels,
         metrics,
-        _model_config(model_dir, manifest),
+        read_model_config(model_dir, manifest),
     )
     if load.asynchronous:
         # What a handler makes for the event loop belongs to the one that will run.
@@ -165,10 +163,10 @@ def _load(load: Load, link: Link) -> _Serving:
 def _serving(load: Load, link: Link, context: Context, entry_point: EntryPoint) -> _Serving:
     schemas = (context.input_schema, context.output_schema)
     credits = max(CREDITS, load.concurrency)
-    how = {
-        "decode_input": os.environ.get(_DECODE) == "true",
-        "name_content_types": load.name_content_types,
-    }
+    rows = Rows(
+        decode_input=os.environ.get(_DECODE) == "true",
+        name_content_types=load.name_content_types,
+    )
     if load.asynchronous and not load.envelope:
         from .asynchronous import AsyncBatches
 
@@ -178,7 +176,7 @@ def _serving(load: Load, link: Link, context: Context, entry_point: EntryPoint) 
                 "time. Write 'async def handle', or leave asyncCommunication out."
             )
             credits = 1
-        batches = AsyncBatches(entry_point, context, Rows(**how), link, event_loop())
+        batches = AsyncBatches(entry_point, context, rows, link, event_loop())
         return _Serving(credits, schemas, context.drain_samples, batches.run)
     if load.asynchronous:
         logger.warning("With a service_envelope an async handler gets one batch at a time.")
@@ -191,11 +189,11 @@ def _serving(load: Load, link: Link, context: Context, entry_point: EntryPoint) 
     folder = Path(load.model_dir) if load.archive_code else None
     entry_point = wrap(load.envelope, entry_point, folder)
     if load.continuous:
-        rounds = ContinuousBatches(entry_point, context, Rows(**how), link)
+        rounds = ContinuousBatches(entry_point, context, rows, link)
         return _Serving(credits, schemas, context.drain_samples, rounds.run)
     inbox = Inbox(link)
     emit = None if link.is_silent else link.send
-    service = Service(entry_point, context, emit=emit, is_cancelled=inbox.is_cancelled, **how)
+    service = Service(entry_point, context, rows, emit=emit, is_cancelled=inbox.is_cancelled)
     answer = partial(_one_by_one, link, inbox, service)
     return _Serving(credits, schemas, context.drain_samples, answer)
 
@@ -205,22 +203,6 @@ def _entry_point(load: Load, model_dir: Path, context: Context) -> EntryPoint:
         compat.install(model_dir)
         return load_entry_point(load.handler, model_dir, context)
     return load_built_in(load.handler, model_dir, context)
-
-
-def _manifest(model_dir: Path) -> dict[str, Any] | None:
-    path = model_dir / "MAR-INF" / "MANIFEST.json"
-    if not path.is_file():
-        return None
-    manifest: dict[str, Any] = json.loads(path.read_bytes())
-    return manifest
-
-
-def _model_config(model_dir: Path, manifest: dict[str, Any] | None) -> dict[str, Any] | None:
-    name = (manifest or {}).get("model", {}).get("configFile")
-    if not name:
-        return {}
-    config: dict[str, Any] | None = yaml.safe_load((model_dir / name).read_text())
-    return config
 
 
 def _load_failure(error: Exception, model_dir: Path) -> LoadFailed:

@@ -33,7 +33,7 @@ def never(batch_id: int, row: int) -> bool:
 
 
 class Service:
-    """A loaded model: answers batches through its handler's entry point.
+    """A loaded model: answers batches through its handler's entry point, by way of ``rows``.
 
     ``emit`` sends a piece of an answer, ``is_cancelled(batch_id, row)`` tells whether its client
     has left.
@@ -43,16 +43,15 @@ class Service:
         self,
         entry_point: EntryPoint,
         context: Context,
+        rows: Rows,
         *,
-        decode_input: bool = True,
-        name_content_types: bool = False,
         emit: Callable[[Chunk], None] | None = None,
         is_cancelled: Callable[[int, int], bool] = never,
     ) -> None:
         self._emit = emit
         self._entry_point = entry_point
         self._context = context
-        self._rows = Rows(decode_input=decode_input, name_content_types=name_content_types)
+        self._rows = rows
         self._is_cancelled = is_cancelled
         self._batch_id = 0
         self.is_spoilt = False

@@ -13,7 +13,7 @@ from ..tokens import TokenAccess
 from . import schema
 from .gate import granted
 from .middlewares import Answer, json_answer, path_segments
-from .parameters import LIST, REGISTER, SCALE, json_body, query, read_parameters
+from .parameters import LIST, REGISTER, SCALE, json_body, query, read_parameters, read_registration
 from .payload import client_headers
 
 if TYPE_CHECKING:
@@ -128,17 +128,7 @@ class ManagementAPI:
                 raise MethodNotAllowedError
 
     async def _register(self, request: web.BaseRequest) -> Answer:
-        given = await json_body(request, self._limit)
-        values = read_parameters(REGISTER, query(request) if given is None else given)
-        if values["url"] is None:
-            raise BadRequestError("Parameter url is required.")
-
-        grant = granted(Scope.MANAGE)
-        if values["model_name"] is None:
-            # The archive names the model; by then it would be too late to ask.
-            grant.require_all_models()
-        else:
-            grant.require_model(values["model_name"])
+        values = await read_registration(request, REGISTER, "model_name", self._limit)
         return _rendered(await self._calls.finish(self._registry.register(Registration(**values))))
 
     async def _scale(self, request: web.BaseRequest, model: str, version: str | None) -> Answer:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from aiohttp import hdrs, web
 
+from ..access import Scope
 from ..errors import BadRequestError
+from .gate import granted
 from .payload import read_body, request_query
 
 if TYPE_CHECKING:
@@ -207,3 +209,24 @@ def _lenient_json(body: bytes) -> object:
 def query(request: web.BaseRequest) -> dict[str, object]:
     """The query parameters; the first of equal names counts, as in TorchServe."""
     return dict(reversed(request_query(request)))
+
+
+async def read_registration(
+    request: web.BaseRequest, table: tuple[Parameter, ...], name: str, limit: int
+) -> dict[str, Any]:
+    """The parameters of a registration, from a JSON body or else the query; ``name`` is the one
+    that names what is registered.
+
+    Raises BadRequestError, and ForbiddenError where the caller may not register that.
+    """
+    given = await json_body(request, limit)
+    values = read_parameters(table, query(request) if given is None else given)
+    if values["url"] is None:
+        raise BadRequestError("Parameter url is required.")
+    grant = granted(Scope.MANAGE)
+    if values[name] is None:
+        # The archive gives the name; by then it would be too late to ask.
+        grant.require_all_models()
+    else:
+        grant.require_model(values[name])
+    return values

@@ -6,11 +6,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..access import Scope
-from ..errors import BadRequestError, MethodNotAllowedError
+from ..errors import MethodNotAllowedError
 from ..workflows import WorkflowRegistration
 from .gate import granted
 from .middlewares import Answer, json_answer
-from .parameters import LIST, REGISTER_WORKFLOW, json_body, query, read_parameters
+from .parameters import (
+    LIST,
+    REGISTER_WORKFLOW,
+    query,
+    read_parameters,
+    read_registration,
+)
 from .payload import client_headers, read_parts
 
 if TYPE_CHECKING:
@@ -64,17 +70,7 @@ class WorkflowManagement:
                 raise MethodNotAllowedError
 
     async def _register(self, request: web.BaseRequest) -> Answer:
-        given = await json_body(request, self._limit)
-        values = read_parameters(REGISTER_WORKFLOW, query(request) if given is None else given)
-        if values["url"] is None:
-            raise BadRequestError("Parameter url is required.")
-
-        grant = granted(Scope.MANAGE)
-        if values["workflow_name"] is None:
-            # The archive names the workflow; by then it would be too late to ask.
-            grant.require_all_models()
-        else:
-            grant.require_model(values["workflow_name"])
+        values = await read_registration(request, REGISTER_WORKFLOW, "workflow_name", self._limit)
         asked = WorkflowRegistration(**values)
         return _rendered(await self._calls.finish(self._workflows.register(asked)))
 

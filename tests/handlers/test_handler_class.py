@@ -16,6 +16,7 @@ import flambeau
 from flambeau.worker.context import Context
 from flambeau.worker.coroutines import event_loop, one_by_one
 from flambeau.worker.protocol import Chunk, Part, Request, Result, Work
+from flambeau.worker.rows import Rows
 from flambeau.worker.service import Service
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def run(handler: flambeau.Handler, *requests: list[Part], **headers: str) -> Res
     context = Context("m", "/models/m", None, 8, None, "0.12.0")
     handler.initialize(context)
     work = [Request(f"r{row}", headers, parts) for row, parts in enumerate(requests)]
-    service = Service(handler.handle, context, emit=chunks.append)
+    service = Service(handler.handle, context, Rows(), emit=chunks.append)
     result = service.run(Work(7, work))
     result.samples = [[chunk.index, bytes(chunk.piece.body)] for chunk in chunks]
     return result

@@ -16,7 +16,7 @@ from flambeau.worker.context import Context
 from flambeau.worker.errors import PredictionException
 from flambeau.worker.metrics import Metrics
 from flambeau.worker.protocol import Answer, Part, Request, Result, Work, decode, encode
-from flambeau.worker.rows import decode_part, serialise
+from flambeau.worker.rows import Rows, decode_part, serialise
 from flambeau.worker.service import Service
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def run(handler: Handler, *requests: Request, metrics: Metrics | None = None, **
     """One batch through a service; the result must survive the wire."""
     context = Context("m", "/models/m", None, 8, None, "0.12.0", metrics=metrics)
     work = Work(7, requests or (request(),))
-    result = Service(handler, context, **how).run(work)
+    result = Service(handler, context, Rows(**how)).run(work)
     assert len(result.answers) == len(work.requests)
     arrived = decode(encode(result))
     assert isinstance(arrived, Result)
@@ -394,7 +394,7 @@ def test_status_and_headers_are_forgotten_before_the_next_batch() -> None:
             context.set_response_header(0, "x-mark", "1")
         return data[0]["body"] and ["x"]
 
-    service = Service(handler, context)
+    service = Service(handler, context, Rows())
     marked = service.run(Work(1, [request("a", Part("body", "", b"mark"))])).answers[0]
     clean = service.run(Work(2, [request("b", Part("body", "", b"none"))])).answers[0]
     assert (marked.status, marked.headers) == (500, [("x-mark", "1")])

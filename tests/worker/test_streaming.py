@@ -10,6 +10,7 @@ from flambeau.worker.context import Context
 from flambeau.worker.coroutines import event_loop
 from flambeau.worker.link import Inbox
 from flambeau.worker.protocol import Cancel, Chunk, Part, Request, Result, Stop, Work
+from flambeau.worker.rows import Rows
 from flambeau.worker.service import Service
 from flambeau.worker.streaming import send_intermediate_predict_response
 
@@ -22,7 +23,7 @@ def run(handler: Callable[..., Any], rows: int = 1) -> tuple[list[tuple[int, byt
     chunks: list[Chunk] = []
     context = Context("m", "/models/m", None, 8, None, "0.12.0")
     requests = [Request(f"r{row}", {}, [Part("body", "", b"x")]) for row in range(rows)]
-    result = Service(handler, context, emit=chunks.append).run(Work(7, requests))
+    result = Service(handler, context, Rows(), emit=chunks.append).run(Work(7, requests))
     assert all(chunk.batch_id == 7 for chunk in chunks)
     return [(chunk.index, bytes(chunk.piece.body)) for chunk in chunks], result
 
@@ -52,7 +53,7 @@ def test_a_piece_carries_status_and_headers_of_the_context():
         return [b""]
 
     context = Context("m", "/models/m", None, 8, None, "0.12.0")
-    Service(handler, context, emit=pieces.append).run(Work(1, [Request("r", {}, [])]))
+    Service(handler, context, Rows(), emit=pieces.append).run(Work(1, [Request("r", {}, [])]))
     piece = pieces[0].piece
     assert (piece.status, piece.reason, piece.headers) == (201, "Made", [("x-mine", "1")])
     assert piece.body == b'{\n  "a": 1\n}'
@@ -64,7 +65,7 @@ def test_a_process_whose_answers_do_not_count_sends_no_pieces():
         return ["done"]
 
     context = Context("m", "/models/m", None, 8, None, "0.12.0")
-    result = Service(handler, context, emit=None).run(Work(1, [Request("r", {}, [])]))
+    result = Service(handler, context, Rows(), emit=None).run(Work(1, [Request("r", {}, [])]))
     assert result.answers[0].body == b"done"
 
 
@@ -127,7 +128,9 @@ def cancelling(*messages):
     context = Context("m", "/models/m", None, 8, None, "0.12.0")
 
     def make(handler):
-        return Service(handler, context, emit=chunks.append, is_cancelled=inbox.is_cancelled)
+        return Service(
+            handler, context, Rows(), emit=chunks.append, is_cancelled=inbox.is_cancelled
+        )
 
     return make, chunks, inbox
 
@@ -182,7 +185,7 @@ def test_what_was_said_of_earlier_batches_is_forgotten():
 def test_without_a_frontend_that_says_so_nobody_leaves():
     context = Context("m", "/models/m", None, 8, None, "0.12.0")
     assert not context.is_cancelled()
-    answers = Service(lambda data, context: [context.is_cancelled()], context).run(
+    answers = Service(lambda data, context: [context.is_cancelled()], context, Rows()).run(
         Work(1, [Request("r", {}, [])])
     )
     assert answers.answers[0].body == b"false"

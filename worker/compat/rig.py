@@ -6,7 +6,6 @@ as TorchServe's frontend sends them and gives what its worker answers.
 
 from __future__ import annotations
 
-import json
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -18,6 +17,7 @@ from ..context import Context, RequestProcessor
 from ..envelopes import wrap
 from ..loader import load_entry_point
 from ..metrics import Metrics
+from ..model_files import read_manifest, read_model_config
 from ..protocol import Work
 from ..rows import Rows
 from .names import TORCHSERVE_VERSION
@@ -48,12 +48,6 @@ class _DecodedRows(Rows):
         return headers
 
 
-class _Batches(service.Service):
-    def __init__(self, entry_point: EntryPoint, context: Context) -> None:
-        super().__init__(entry_point, context)
-        self._rows = _DecodedRows()
-
-
 class Service:
     """A loaded model."""
 
@@ -69,7 +63,6 @@ class Service:
         metrics_cache: Any = None,
     ) -> None:
         metrics = Metrics(model_name) if metrics_cache is None else metrics_cache
-        name = ((manifest or {}).get("model") or {}).get("configFile")
         self._context = Context(
             model_name,
             model_dir,
@@ -79,7 +72,7 @@ class Service:
             TORCHSERVE_VERSION,
             limit_max_image_pixels,
             metrics,
-            yaml.safe_load((Path(model_dir) / name).read_text()) if name else {},
+            read_model_config(Path(model_dir), manifest),
         )
         self._entry_point = entry_point
 
@@ -109,7 +102,9 @@ class Service:
         """
         requests = [_request(each) for each in batch]
         work = Work(0, cast("Any", requests))
-        answers = _Batches(self._entry_point, self._context).run(work).answers
+        answers = (
+            service.Service(self._entry_point, self._context, _DecodedRows()).run(work).answers
+        )
         code, message = 200, "Prediction success"
         if answers and all(answer.is_error for answer in answers):
             code, message = answers[0].status, bytes(answers[0].body).decode()
@@ -136,8 +131,7 @@ class ModelLoader:
         Raises HandlerLoadError, and EnvelopeError for an envelope that is none.
         """
         folder = Path(model_dir)
-        path = folder / "MAR-INF" / "MANIFEST.json"
-        manifest = json.loads(path.read_bytes()) if path.is_file() else None
+        manifest = read_manifest(folder)
         if metrics_cache is not None:
             metrics_cache.set_request_ids(str(uuid.uuid4()))
         made = Service(
