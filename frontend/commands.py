@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .exits import Exit
     from .jobs import Job
     from .lifecycle import VersionKey
-    from .roster import VersionSpec
+    from .version_spec import VersionSpec
 
 
 @dataclass(slots=True)

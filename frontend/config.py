@@ -25,7 +25,8 @@ from .config_security import COMMAND_DEFAULT, SecurityKeys
 from .config_sources import Raw, gather
 from .errors import ConfigError
 from .run_dir import check_run_dir, default_run_dir, home, make_run_dir
-from .settings import LOAD_ALL, VERSION_KEYS, Address, Setting, VersionSettings, read_address
+from .settings import LOAD_ALL, Address, Setting, read_address
+from .version_settings import VERSION_KEYS, VersionSettings
 
 __all__ = [
     "LOAD_ALL",

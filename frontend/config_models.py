@@ -21,13 +21,14 @@ from .settings import (
     PATTERN,
     SNAPSHOT,
     TEXT,
-    VersionSettings,
     choice,
     integer,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from .version_settings import VersionSettings
 
 
 def _default_model_cache_dir(environ: Mapping[str, str]) -> Path:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..worker.protocol import Load
     from .lifecycle import VersionKey
-    from .roster import VersionSpec
+    from .version_spec import VersionSpec
 
 CONNECT_TIMEOUT = 60.0
 """Seconds from the start of a process to its Hello: an interpreter and a few imports."""

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from ..model_store.store import StoredModel
     from .exits import Exit
-    from .roster import Slot, Version, VersionSpec
+    from .roster import Slot, Version
+    from .version_spec import VersionSpec
 
 _PAGE_BYTES = 4096
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
-from math import ceil
 from typing import TYPE_CHECKING
 
 from ..worker.protocol import CANCEL_SINCE, Cancel, Work
 from .batcher import ModelQueue
 from .commands import Agenda, Resolve, Send, Stream
 from .errors import (
-    DeadlineExceededError,
     DrainingError,
     InferenceError,
     InstallingError,
@@ -24,8 +21,10 @@ from .errors import (
 from .exits import TIMED_OUT, Exit, ExitReason
 from .jobs import Batch, Job, JobState, Outcome
 from .lifecycle import VersionState, WorkerState
+from .outcomes import answered, death, failed_message, seconds_to_room, too_late
 from .roster import Version, Worker, too_slow
 from .sequences import SequenceQueue, ended_sequences
+from .worker_choice import worker_beside_suspects, worker_to_prefetch, worker_with_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +44,6 @@ class Dispatcher:
         self._agenda = agenda
         self._watch = watch
         self._batch_ids = itertools.count(1)
-        self._tickets = itertools.count(1)
 
     def offer(self, version: Version, job: Job, now: float) -> None:
         """Queue a new job; raises ServiceUnavailableError when that is not possible."""
@@ -56,10 +54,10 @@ class Dispatcher:
             raise DrainingError(f'Model "{name}" is being unregistered.')
         if not version.has_active_slot:
             raise InstallingError(name) if version.is_preparing else NoWorkerError(name, requested)
-        if version.spec.job_ticket and not _has_ticket(version):
+        if version.spec.job_ticket and not version.has_ticket:
             raise NoFreeWorkerError(name, requested)
         if not version.queue.offer(job, now):
-            raise QueueFullError(name, requested, _seconds_to_room(version))
+            raise QueueFullError(name, requested, seconds_to_room(version))
         if version.spec.client_timeout or version.spec.queue_timeout or job.time_limit is not None:
             self._expect(version, job)
         self.dispatch(version, now)
@@ -77,7 +75,7 @@ class Dispatcher:
             self._dispatch_sequences(version, queue, now)
             return
         while len(queue):
-            worker = version.worker_with_room()
+            worker = worker_with_room(version)
             if worker is not None:
                 due = queue.due(now, version.running, len(version.slots))
                 if due is not None and due > now:
@@ -90,7 +88,7 @@ class Dispatcher:
                 self._send_past_suspects(version, queue, now)
                 return
             else:
-                worker = version.worker_to_prefetch()
+                worker = worker_to_prefetch(version)
                 if worker is None:
                     return
                 self._send(version, worker, queue.take(), now)
@@ -127,7 +125,7 @@ class Dispatcher:
 
     def _send_past_suspects(self, version: Version, queue: ModelQueue, now: float) -> None:
         """Send what is behind a request that waits for an idle worker."""
-        while (worker := version.worker_beside_suspects()) is not None:
+        while (worker := worker_beside_suspects(version)) is not None:
             jobs = queue.take(past_suspects=True)
             if not jobs:
                 return
@@ -170,7 +168,7 @@ class Dispatcher:
         size = len(batch.jobs)
         for job, answer in zip(batch.jobs, result.answers, strict=True):
             if job.outcome is None:
-                outcome = _outcome(job, answer, took, result.handler_seconds, size)
+                outcome = answered(job, answer, took, result.handler_seconds, size)
                 size = 0
                 to = JobState.FAILED if answer.is_error else JobState.DONE
                 self._settle(version, job, to, outcome)
@@ -226,7 +224,7 @@ class Dispatcher:
                     # What the worker remembered of a sequence is gone with it.
                     is_spent = True
                 if is_spent or job.streams:
-                    self._fail(version, job, _death(exit), now)
+                    self._fail(version, job, death(exit), now)
                 else:
                     job.move(JobState.QUEUED)
                     again.append(job)
@@ -281,43 +279,22 @@ class Dispatcher:
         self.dispatch(version, now)
 
     def _expect(self, version: Version, job: Job) -> None:
-        """Watch the clocks of ``job``.
-
-        One alarm serves all of a version's deadlines. The heap holds numbers, not jobs: a body is
-        not kept until the time of its request would have been over.
-        """
         spec = version.spec
         limits = [limit for limit in (spec.client_timeout, job.time_limit) if limit]
-        job.ticket = next(self._tickets)
-        version.expected[job.ticket] = job
-        if limits:
-            job.deadline = job.offered_at + min(limits)
-            heapq.heappush(version.deadlines, (job.deadline, job.ticket, False))
-        if spec.queue_timeout:
-            at = job.offered_at + spec.queue_timeout
-            heapq.heappush(version.deadlines, (at, job.ticket, True))
-        if len(version.deadlines) > 4 * len(version.expected) + 64:
-            version.deadlines = [
-                entry for entry in version.deadlines if entry[1] in version.expected
-            ]
-            heapq.heapify(version.deadlines)
+        version.deadlines.expect(job, min(limits, default=0.0), spec.queue_timeout)
         self._watch_deadlines(version)
 
     def _watch_deadlines(self, version: Version) -> None:
-        at = version.deadlines[0][0] if version.deadlines else None
-        if at is not None and (version.expires_at is None or at < version.expires_at):
-            version.expires_at = at
+        at = version.deadlines.next_alarm()
+        if at is not None:
             self._agenda.alarm(at, lambda now: self._expired(version, at, now))
 
     def _expired(self, version: Version, rang_at: float, now: float) -> None:
-        if version.expires_at == rang_at:
-            version.expires_at = None
-        while version.deadlines and version.deadlines[0][0] <= now:
-            _, ticket, in_queue = heapq.heappop(version.deadlines)
-            job = version.expected.get(ticket)
-            if job is not None and not (in_queue and job.state is not JobState.QUEUED):
+        for job, in_queue in version.deadlines.expired(rang_at, now):
+            # Its other clock may have run out in the same moment.
+            if not job.is_settled:
                 self._cancel(version, job)
-                self._fail(version, job, _too_late(version, job, in_queue), now)
+                self._fail(version, job, too_late(version, job, in_queue), now)
         self._watch_deadlines(version)
 
     def _fail(self, version: Version, job: Job, error: FlambeauError, now: float) -> None:
@@ -328,68 +305,8 @@ class Dispatcher:
     def _settle(self, version: Version, job: Job, to: JobState, outcome: Outcome) -> None:
         waiting = job.state is JobState.QUEUED
         job.settle(to, outcome)
-        if job.ticket:
-            version.expected.pop(job.ticket, None)
+        version.deadlines.settled(job)
         if waiting:
             version.queue.discard()
         if to is not JobState.CANCELLED:
             self._agenda.command(Resolve(job))
-
-
-def _has_ticket(version: Version) -> bool:
-    """A worker waits for one request more."""
-    room = sum(worker.concurrency - len(worker.in_flight) for worker in version.free)
-    return len(version.queue) < room * version.queue.batch_size
-
-
-def _seconds_to_room(version: Version) -> int:
-    """In about how many seconds the queue will have been served, from 1 to 30."""
-    batches = ceil(len(version.queue) / version.queue.batch_size)
-    at_once = max(1, len(version.slots)) * version.spec.concurrency
-    seconds = batches * (version.handler_seconds or 0.0) / at_once
-    return min(30, max(1, ceil(seconds)))
-
-
-def _death(exit: Exit) -> InferenceError:
-    """What a request is told whose worker died. The first words are TorchServe's."""
-    message = f"Worker died. {exit.message}" if exit.clock else "Worker died."
-    return InferenceError(message, exit.status, exit.clock)
-
-
-def _too_late(version: Version, job: Job, in_queue: bool) -> DeadlineExceededError:
-    spec = version.spec
-    if in_queue:
-        text = f"The request waited longer than {spec.queue_timeout:g} s (queueTimeout)."
-        return DeadlineExceededError(text, "queue")
-    own = job.time_limit
-    if own and (not spec.client_timeout or own <= spec.client_timeout):
-        text = f"The request was not answered within {own:g} s (X-Request-Timeout-Ms)."
-        return DeadlineExceededError(text, "request")
-    limit = f"{spec.client_timeout:g} s (clientTimeoutInMills)"
-    return DeadlineExceededError(f"The request was not answered within {limit}.", "client")
-
-
-def failed_message(version: Version) -> str:
-    """What clients of a version that was given up are told."""
-    reason = version.failure.message if version.failure else "unknown reason"
-    return (
-        f'Model "{version.key[0]}" version {version.key[1]} could not be started: {reason} '
-        "Mend the archive and register it again, or scale it to try once more."
-    )
-
-
-def _outcome(job: Job, answer: Answer, took: float, handled: float, size: int) -> Outcome:
-    error = None
-    if answer.is_error:
-        error = InferenceError(bytes(answer.body).decode(errors="replace"), answer.status)
-    return Outcome(
-        status=answer.status,
-        reason=answer.reason,
-        headers=answer.headers,
-        body=answer.body,
-        error=error,
-        queued=job.taken_at - job.offered_at,
-        batched=took,
-        handled=handled,
-        batch_size=size,
-    )

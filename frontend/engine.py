@@ -21,10 +21,9 @@ from .commands import Command, Kill, Notify, Report, Resolve, Send, Spawn, Strea
 from .errors import DrainingError
 from .exits import Exit, ExitReason
 from .jobs import Outcome
-from .launcher import Launch
-from .ranks import RankGroup
 from .router import Router
 from .streams import BodyStream
+from .worker_processes import WorkerProcesses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,10 +32,10 @@ if TYPE_CHECKING:
     from ..worker.protocol import Answer
     from .fleet import Fleet
     from .jobs import Job
-    from .launcher import Handle, Launcher
+    from .launcher import Launcher
     from .lifecycle import VersionKey
-    from .ranks import Parallelism
-    from .roster import Version, VersionSpec
+    from .roster import Version
+    from .version_spec import VersionSpec
 
 logger = logging.getLogger("flambeau.engine")
 
@@ -65,22 +64,14 @@ class Engine:
         on_loaded: Callable[[VersionKey, int, float], None],
     ) -> None:
         self._fleet = fleet
-        self._launcher = launcher
-        self._cores = cores
-        self._device_environ = device_environ
         self._on_exit = on_exit
         self._on_samples = on_samples
         self._on_loaded = on_loaded
         self._loop = asyncio.get_running_loop()
         self._router = Router(socket_path, self._received, self._violated)
+        self._processes = WorkerProcesses(launcher, self._router.endpoint, cores, device_environ)
         self._waiting: dict[Job, asyncio.Future[Outcome]] = {}
         self._streams: dict[Job, BodyStream] = {}
-        self._handles: dict[str, Handle] = {}
-        self._groups: dict[str, RankGroup] = {}
-        self._ranks: dict[str, tuple[RankGroup, int]] = {}
-        """Workers of several processes by identity, and their ranks by theirs."""
-        self._doomed: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._watchers: set[asyncio.Future[None]] = set()
         self._is_closing = False
         self._timer: asyncio.TimerHandle | None = None
@@ -109,7 +100,7 @@ class Engine:
 
     def pids_of_ranks(self, identity: str) -> list[int]:
         """The processes of a worker that has ranks, as far as they have reported for work."""
-        group = self._groups.get(identity)
+        group = self._processes.groups.get(identity)
         return [] if group is None else group.pids
 
     def add(self, spec: VersionSpec) -> None:
@@ -166,12 +157,11 @@ class Engine:
         # Past the drain itself, Stop, SIGTERM and SIGKILL each have their own time.
         await self.wait_until(lambda: self._fleet.is_empty, timeout + 30.0)
         self.abort()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._processes.ended()
         if self._timer is not None:
             self._timer.cancel()
         self._router.close()
-        self._launcher.close()
+        self._processes.close()
 
     def abort(self) -> None:
         """Do not wait for anybody: answer every request 503 and kill every worker."""
@@ -191,7 +181,7 @@ class Engine:
         self._arm()
 
     def _send(self, identity: str, message: Message) -> bool:
-        group = self._groups.get(identity)
+        group = self._processes.groups.get(identity)
         if group is None:
             return self._router.send(identity, message)
         return all(self._router.send(rank, share) for rank, share in group.spread(message))
@@ -201,11 +191,9 @@ class Engine:
             case Notify():
                 self._notify()
             case Spawn():
-                task = self._loop.create_task(self._run_worker(command))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._processes.start(command, len(self._fleet.workers), self._exited)
             case Kill(identity, force):
-                self._kill(identity, force)
+                self._processes.kill(identity, force)
             case Report(key, exit):
                 self._report(key, exit)
 
@@ -258,8 +246,8 @@ class Engine:
             self._arm()
 
     def _received(self, identity: str, message: Message) -> None:
-        if identity in self._ranks:
-            group, rank = self._ranks[identity]
+        if identity in self._processes.ranks:
+            group, rank = self._processes.ranks[identity]
             try:
                 folded = group.fold(rank, message)
             except ProtocolError as error:
@@ -305,77 +293,18 @@ class Engine:
             self._on_loaded(worker.slot.version.key, worker.slot.number, seconds)
 
     def _violated(self, identity: str, what: str) -> None:
-        if identity in self._ranks:
-            identity = self._ranks[identity][0].identity
+        if identity in self._processes.ranks:
+            identity = self._processes.ranks[identity][0].identity
         self._run(self._fleet.violated(identity, what, now()))
 
     def _undelivered(self, send: Send) -> None:
         self._run(self._fleet.undelivered(send.identity, send.message, now()))
 
-    async def _run_worker(self, spawn: Spawn) -> None:
-        """A worker process from its start to its end."""
-        identity = spawn.identity
-        parallel = spawn.spec.parallel
-        group = None if parallel is None else self._group(identity, parallel)
-        launch = Launch(
-            identity,
-            self._router.endpoint,
-            spawn.spec.key,
-            # Ranks share the cores with each other: one thread is what torchrun gives them.
-            self._threads() if group is None else 1,
-            self._device_environ(spawn.spec, spawn.device),
-            spawn.spec.model_dir,
-            spawn.spec.python,
-            parallel,
-        )
-        logger.info("worker %s starts", identity)
-        try:
-            handle = await self._launcher.start(launch)
-        except Exception as error:
-            # Whatever it is: the slot must learn that nobody came.
-            logger.exception("worker %s could not be started", identity)
-            reason = error.strerror if isinstance(error, OSError) else type(error).__name__
-            hint = " (workers_python)" if isinstance(error, FileNotFoundError) else ""
-            message = f"The process could not be started: {reason}{hint}."
-            exit = Exit(identity, ExitReason.BOOT_FAILURE, message, now())
-        else:
-            self._handles[identity] = handle
-            if identity in self._doomed:
-                handle.kill()
-            exit = await handle.wait()
-            del self._handles[identity]
-        self._doomed.discard(identity)
+    def _exited(self, exit: Exit) -> None:
         # What it said before it died counts: read it first.
         self._router.drain()
-        self._ungroup(identity)
+        self._processes.forget(exit.identity)
         self._run(self._fleet.exited(exit, now()))
-
-    def _group(self, identity: str, parallel: Parallelism) -> RankGroup | None:
-        if not parallel.has_ranks:
-            return None
-        group = self._groups[identity] = RankGroup(identity, parallel)
-        for rank, member in enumerate(group.members):
-            self._ranks[member] = (group, rank)
-        return group
-
-    def _ungroup(self, identity: str) -> None:
-        group = self._groups.pop(identity, None)
-        for member in group.members if group is not None else ():
-            del self._ranks[member]
-
-    def _threads(self) -> int:
-        """Cores divided by workers, so that all of them together do not oversubscribe the host."""
-        return max(1, self._cores // max(1, len(self._fleet.workers)))
-
-    def _kill(self, identity: str, force: bool) -> None:
-        handle = self._handles.get(identity)
-        if handle is None:
-            # Still being started: end it as soon as it is there.
-            self._doomed.add(identity)
-        elif force:
-            handle.kill()
-        else:
-            handle.terminate()
 
     def _report(self, key: VersionKey, exit: Exit) -> None:
         level = logging.INFO if exit.reason is ExitReason.STOPPED else logging.ERROR

@@ -19,11 +19,12 @@ from .crew import UNREACHABLE_GRACE, Crew
 from .errors import NoWorkerError
 from .exits import Exit, ExitReason
 from .lifecycle import VersionKey, VersionState, WorkerState
-from .roster import Schemas, Version, VersionSpec
+from .roster import Schemas, Version
 
 if TYPE_CHECKING:
     from ..worker.protocol import Message
     from .jobs import Job
+    from .version_spec import VersionSpec
 
 
 class Fleet(Crew):

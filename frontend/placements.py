@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from .lifecycle import VersionKey
-    from .roster import Version, VersionSpec
+    from .roster import Version
+    from .version_spec import VersionSpec
 
 
 class Placements:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 from ..model_store.model_config import TorchrunConfig
 from .config import VersionSettings
 from .ranks import Parallelism
-from .roster import VersionSpec
 from .sequences import SequenceSpec
+from .version_spec import VersionSpec
 
 if TYPE_CHECKING:
     from ..model_store.model_config import ModelConfig

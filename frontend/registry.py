@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .exits import Exit
     from .lifecycle import VersionKey
-    from .roster import Version, VersionSpec
+    from .roster import Version
+    from .version_spec import VersionSpec
 
 __all__ = ["Registration", "Registry", "Reply"]
 

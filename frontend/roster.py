@@ -11,20 +11,20 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from .batcher import ModelQueue
+from .deadlines import Deadlines
 from .exits import TIMED_OUT, Exit, ExitReason
 from .lifecycle import (
     VERSION_TRANSITIONS,
     WORKER_TRANSITIONS,
     Lifecycle,
-    VersionKey,
     VersionState,
     WorkerState,
 )
-from .sequences import SequenceQueue, SequenceSpec
+from .sequences import SequenceQueue
 
 if TYPE_CHECKING:
-    from .jobs import Batch, Job
-    from .ranks import Parallelism
+    from .jobs import Batch
+    from .version_spec import VersionSpec
 
 STABLE_AFTER = 30.0
 """Seconds of readiness after which a worker's earlier crashes are forgotten."""
@@ -34,53 +34,10 @@ AT_WORK_CAP = 1.0
 """Longest pause after a worker that died at work: an input did that, and others wait."""
 BOOT_ATTEMPTS = 3
 """Failed starts in a row after which a version without a ready worker is given up."""
-PREFETCH_BELOW = 0.05
-"""Handler time, in seconds, up to which a lone worker is sent a batch while it works on another."""
-PREFETCH_BESIDE_OTHERS_BELOW = 0.005
-"""The same where there are several: what waits at one of them cannot go to another that is free."""
-PREFETCHED_WORK = 0.001
-"""Seconds of work that may wait at a worker with a very fast handler."""
 
 
 Schemas = tuple[str | None, str | None]
 """JSON Schema of a request's JSON and of an answer's, as text, where a handler declares them."""
-
-
-@dataclass(frozen=True, slots=True)
-class VersionSpec:
-    """Everything that queueing and workers need to know of a version. Times are in seconds.
-
-    A worker takes up to ``concurrency`` batches at once: ``asynchronous`` ones, or with
-    ``continuous``, where each is one request, the rows of its rounds.
-    ``client_timeout`` is for the whole of a request and ``queue_timeout`` for its wait; 0 means no
-    limit. ``queue_size`` is per version; with ``job_ticket`` nobody waits at all. ``lost_retries``
-    is how often a request of a lost batch is tried again. ``python`` is the interpreter of the
-    version's own environment, None for that of all workers. ``parallel`` is there where a worker
-    has several GPUs.
-    """
-
-    key: VersionKey
-    model_dir: str
-    handler: str
-    batch_size: int = 1
-    max_batch_delay: float = 0.1
-    adaptive_batching: bool = True
-    response_timeout: float = 120.0
-    startup_timeout: float = 120.0
-    client_timeout: float = 0.0
-    queue_timeout: float = 0.0
-    job_ticket: bool = False
-    queue_size: int = 100
-    max_retry_timeout: float = 300.0
-    lost_retries: int = 1
-    device_type: str | None = None
-    device_ids: tuple[int, ...] = ()
-    concurrency: int = 1
-    asynchronous: bool = False
-    continuous: bool = False
-    sequences: SequenceSpec | None = None
-    python: str | None = None
-    parallel: Parallelism | None = None
 
 
 class Worker(Lifecycle[WorkerState]):
@@ -211,8 +168,6 @@ class Version(Lifecycle[VersionState]):
     __slots__ = (
         "boot_failure",
         "deadlines",
-        "expected",
-        "expires_at",
         "failure",
         "free",
         "handler_seconds",
@@ -261,12 +216,7 @@ class Version(Lifecycle[VersionState]):
         """Why the version was given up."""
         self.boot_failure: Exit | None = None
         """The last failed start since somebody asked for workers."""
-        self.expected: dict[int, Job] = {}
-        """Unanswered jobs with a deadline, by ticket."""
-        self.deadlines: list[tuple[float, int, bool]] = []
-        """A heap: when, whose ticket, and whether it counts only while the job waits."""
-        self.expires_at: float | None = None
-        """When the next alarm for a deadline rings."""
+        self.deadlines = Deadlines()
         self.wake_at: float | None = None
 
     @property
@@ -303,60 +253,11 @@ class Version(Lifecycle[VersionState]):
         else:
             self.handler_seconds += (seconds - self.handler_seconds) / 8
 
-    def worker_with_room(self) -> Worker | None:
-        """The worker that begins the next batch if that leaves now: the one with the least to do.
-
-        A request that has been in a lost batch goes to an idle worker, which takes no other beside
-        it; so a poisonous input fails by itself. ``worker_beside_suspects`` may take the others.
-        """
-        if self.spec.concurrency == 1 or not self.free:
-            return self.free[0] if self.free else None
-        worker = min(self.free, key=lambda worker: len(worker.in_flight))
-        head = self.queue.head()
-        return None if worker.in_flight and head is not None and head.losses else worker
-
-    def worker_beside_suspects(self) -> Worker | None:
-        """Who takes requests that are behind one which waits for an idle worker.
-
-        The one with the least to do gets nothing new, so that it becomes idle, unless a worker is
-        about to come that is idle anyway.
-        """
-        if self.spec.concurrency == 1:
-            return None
-        others = sorted(self.free, key=lambda worker: len(worker.in_flight))
-        starting = (slot.worker for slot in self.active_slots)
-        if not any(worker is not None and not worker.is_ready for worker in starting):
-            del others[:1]
-        return others[0] if others else None
-
-    def worker_to_prefetch(self) -> Worker | None:
-        """A busy worker that had better have its next batch already when it is done with this one.
-
-        That hides the way to the worker and back, which a fast handler would spend idle. It is
-        done with full batches only: a smaller one might still grow while it waits here. A request
-        that has been in a lost batch shares its worker with no other batch: when a worker dies, an
-        answer that it had just given may die with it, and that must not count against the same
-        request twice.
-        """
-        seconds = self.handler_seconds
-        head = self.queue.head()
-        if head is None or head.must_travel_alone or not self.spec.lost_retries:
-            return None
-        if self.spec.concurrency > 1:
-            return None
-        limit = PREFETCH_BELOW if len(self.slots) == 1 else PREFETCH_BESIDE_OTHERS_BELOW
-        if seconds is None or seconds > limit or len(self.queue) < self.queue.batch_size:
-            return None
-        depth = max(2, int(PREFETCHED_WORK / max(seconds, 1e-6)))
-        best: Worker | None = None
-        for slot in self.slots.values():
-            worker = slot.worker
-            if worker is None or slot.retiring or not worker.is_ready or worker.has_suspect:
-                continue
-            room = min(depth, worker.credits) - len(worker.in_flight)
-            if room > 0 and (best is None or len(worker.in_flight) < len(best.in_flight)):
-                best = worker
-        return best
+    @property
+    def has_ticket(self) -> bool:
+        """A worker waits for one request more."""
+        room = sum(worker.concurrency - len(worker.in_flight) for worker in self.free)
+        return len(self.queue) < room * self.queue.batch_size
 
     def is_healthy(self, now: float) -> bool:
         """TorchServe's /ping rule: enough workers that are up or may still come up."""

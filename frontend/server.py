@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from .config import Config
     from .grpc.server import GrpcListeners
     from .lifecycle import VersionKey
-    from .roster import VersionSpec
+    from .version_spec import VersionSpec
 
 logger = logging.getLogger("flambeau.server")
 

@@ -7,7 +7,6 @@ A kind's ``parse`` raises ValueError when the text will not do, with the reason 
 from __future__ import annotations
 
 import ipaddress
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 from ..model_store.allowed_urls import AllowedUrls
 from ..model_store.signatures import PublicKey
+from .version_settings import parse_models, parse_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -111,40 +111,7 @@ class Address(NamedTuple):
         return f"{'https' if self.is_tls else 'http'}://{host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class VersionSettings:
-    """What the ``models={...}`` block says of one version; times in ms (delay) and s (timeouts).
-
-    ``None``: not said. ``unknown`` lists keys that mean nothing here.
-    """
-
-    min_workers: int | None = None
-    max_workers: int | None = None
-    batch_size: int | None = None
-    max_batch_delay: int | None = None
-    response_timeout: int | None = None
-    startup_timeout: int | None = None
-    parallel_level: int | None = None
-    runtime_type: str | None = None
-    mar_name: str | None = None
-    default_version: bool | None = None
-    unknown: tuple[str, ...] = ()
-
-
-VERSION_KEYS: Mapping[str, tuple[str, type]] = {
-    "minWorkers": ("min_workers", int),
-    "maxWorkers": ("max_workers", int),
-    "batchSize": ("batch_size", int),
-    "maxBatchDelay": ("max_batch_delay", int),
-    "responseTimeout": ("response_timeout", int),
-    "startupTimeout": ("startup_timeout", int),
-    "parallelLevel": ("parallel_level", int),
-    "runtimeType": ("runtime_type", str),
-    "marName": ("mar_name", str),
-    "defaultVersion": ("default_version", bool),
-}
 _ADDRESS_FORM = "an address such as http://127.0.0.1:8080, https://host:8443 or unix:/path"
-_JSON_TYPES = {int: "a whole number", str: "a string", bool: "true or false"}
 
 
 def integer(low: int, high: int = MAX_INT) -> Kind:
@@ -318,53 +285,6 @@ def _parse_load_models(text: str) -> tuple[tuple[str | None, str], ...]:
     return tuple(models)
 
 
-def _parse_models(text: str) -> dict[str, dict[str, VersionSettings]]:
-    try:
-        block = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"must be JSON: {error}") from None
-    return {
-        name: {
-            version: _parse_version(f"{name} {version}", settings)
-            for version, settings in _object(f"{name}", versions).items()
-        }
-        for name, versions in _object("the block", block).items()
-    }
-
-
-def _parse_snapshot(text: str) -> dict[str, dict[str, VersionSettings]]:
-    try:
-        summary = _object("it", json.loads(text))
-    except RecursionError:
-        raise ValueError("is nested too deeply") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"must be JSON: {error}") from None
-    return _parse_models(json.dumps(summary.get("models", {})))
-
-
-def _parse_version(where: str, settings: object) -> VersionSettings:
-    known: dict[str, Any] = {}
-    unknown = []
-    for key, value in _object(where, settings).items():
-        if key not in VERSION_KEYS:
-            unknown.append(key)
-            continue
-        name, wanted = VERSION_KEYS[key]
-        if type(value) is not wanted:
-            wish = _JSON_TYPES[wanted]
-            raise ValueError(f"{key} of {where} must be {wish}, not {json.dumps(value)}")
-        # TorchServe's files hold zeros and negative numbers for "not set".
-        if not isinstance(value, int) or wanted is bool or value > 0:
-            known[name] = value
-    return VersionSettings(**known, unknown=tuple(unknown))
-
-
-def _object(where: str, value: object) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{where} must be a JSON object {{...}}, not {json.dumps(value)}")
-    return value
-
-
 HEADER_NAME = Kind("the name of a header, such as ts_request_sequence_id", _parse_header_name)
 IP_ADDRESS = Kind("an IP address such as 127.0.0.1", _parse_ip_address)
 ENVELOPE = Kind("body, json, kserve, kservev2 or the name of a module", _parse_module)
@@ -379,5 +299,5 @@ HEADER_VALUE = Kind("printable ASCII characters", _parse_header_value)
 FILE_MODE = Kind("a file mode such as 660", _parse_file_mode)
 PATH = Kind("a path", _parse_path)
 LOAD_MODELS = Kind("all, none, or a list such as a.mar,name=b.mar", _parse_load_models)
-SNAPSHOT = Kind("the summary of a snapshot, as JSON", _parse_snapshot)
-MODELS = Kind('a JSON object: {"<model>": {"<version>": {"minWorkers": 1}}}', _parse_models)
+SNAPSHOT = Kind("the summary of a snapshot, as JSON", parse_snapshot)
+MODELS = Kind('a JSON object: {"<model>": {"<version>": {"minWorkers": 1}}}', parse_models)

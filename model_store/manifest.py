@@ -12,14 +12,8 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from .errors import InvalidModelError
-from .model_config import (
-    MAX_CONFIG_BYTES,
-    ModelConfig,
-    TorchrunConfig,
-    load_yaml,
-    parse_model_config,
-    refusal,
-)
+from .model_config import ModelConfig, TorchrunConfig, parse_model_config
+from .strict_yaml import MAX_CONFIG_BYTES, load_yaml, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

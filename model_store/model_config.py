@@ -7,13 +7,10 @@ that cannot work refuses the model instead of being replaced by a default nobody
 from __future__ import annotations
 
 import difflib
-import reprlib
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
-
-from .errors import InvalidModelError
+from .strict_yaml import load_yaml, refusal, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -21,30 +18,10 @@ if TYPE_CHECKING:
 # Top-level keys that TorchServe's handlers read from the same file: never a misspelt server key.
 HANDLER_KEYS = frozenset({"handler", "pt2", "micro_batching", "pippy", "deepspeed", "dali"})
 
-MAX_CONFIG_BYTES = 256 << 10
-# How many values a configuration may have once its aliases are expanded.
-_MAX_CONFIG_VALUES = 200_000
 # The server keeps TorchServe's limits, which are those of a 32-bit integer.
 _MAX_INT = 2**31 - 1
 
-# Values in messages are cut short: they may be as long as the file.
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
-
 _T = TypeVar("_T")
-
-
-def refusal(where: str, key: str, value: object, allowed: str) -> InvalidModelError:
-    """The error for a value that a file must not have: names file, key, value and remedy."""
-    return InvalidModelError(f"{where}: {key}: {_shown(value)} is not allowed; give {allowed}")
-
-
-def _shown(value: object) -> str:
-    try:
-        return _SHORT.repr(value)
-    except ValueError:
-        # Python refuses to print integers of thousands of digits.
-        return "so large a number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +206,7 @@ def _misspelt(cls: type, values: Iterable[object], where: str) -> list[str]:
             nearest = _nearest(key, known)
             if nearest is not None:
                 warnings.append(
-                    f"{where}: the server does not know the key {_shown(key)} and leaves it "
+                    f"{where}: the server does not know the key {shown(key)} and leaves it "
                     f"to the handler; did you mean {nearest!r}?"
                 )
     return warnings
@@ -242,7 +219,7 @@ def _unsupported(values: Iterable[object], where: str) -> list[str]:
         if key not in known:
             nearest = _nearest(key, known) if isinstance(key, str) else None
             hint = "" if nearest is None else f"; did you mean {nearest!r}?"
-            warnings.append(f"{where}: unsupported parameter {_shown(key)} is ignored{hint}")
+            warnings.append(f"{where}: unsupported parameter {shown(key)} is ignored{hint}")
     return warnings
 
 
@@ -284,86 +261,3 @@ def _nearest(key: str, known: Iterable[str]) -> str | None:
     by_plain = {plain(name): name for name in known}
     close = difflib.get_close_matches(plain(key), by_plain, n=1, cutoff=0.8)
     return by_plain[close[0]] if close else None
-
-
-def load_yaml(text: str, file_name: str) -> tuple[dict[object, object], list[str]]:
-    """The mapping in ``text``, and warnings. Raises InvalidModelError.
-
-    ``yaml.safe_load`` with its two halves apart, so that the tree is checked in between.
-    """
-    if len(text) > MAX_CONFIG_BYTES:
-        raise InvalidModelError(f"{file_name}: larger than {MAX_CONFIG_BYTES} characters")
-    warnings: list[str] = []
-    try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        if node is None:
-            return {}, warnings
-        _count_values(node, {}, warnings, file_name)
-        document = loader.construct_document(node)
-    except InvalidModelError:
-        raise
-    except RecursionError as error:
-        raise InvalidModelError(f"{file_name}: nested too deeply") from error
-    # A scalar with an odd tag (`!!bool maybe`) makes PyYAML raise KeyError, AttributeError, ...
-    except Exception as error:
-        raise InvalidModelError(f"{file_name}: {_yaml_reason(error)}") from error
-    if document is None:
-        return {}, warnings
-    if not isinstance(document, dict):
-        raise InvalidModelError(
-            f"{file_name}: {_shown(document)} is not allowed at the top; give keys and "
-            "values such as 'batchSize: 8'"
-        )
-    return document, warnings
-
-
-def _count_values(
-    node: yaml.Node, counted: dict[int, int], warnings: list[str], file_name: str
-) -> int:
-    """The number of values below ``node`` with aliases expanded; notes keys given twice.
-
-    A few lines of aliases of aliases stand for billions of values: whoever copies or prints the
-    result would never end, and merge keys copy while loading.
-    """
-    if id(node) in counted:
-        if counted[id(node)] == 0:
-            raise InvalidModelError(f"{file_name}: an alias contains itself")
-        return counted[id(node)]
-    counted[id(node)] = 0
-    children: list[yaml.Node] = []
-    if isinstance(node, yaml.MappingNode):
-        _note_repeated_keys(node, warnings, file_name)
-        children = [each for pair in node.value for each in pair]
-    elif isinstance(node, yaml.SequenceNode):
-        children = node.value
-    total = 1 + sum(_count_values(each, counted, warnings, file_name) for each in children)
-    if total > _MAX_CONFIG_VALUES:
-        raise InvalidModelError(
-            f"{file_name}: more than {_MAX_CONFIG_VALUES} values once its aliases are expanded"
-        )
-    counted[id(node)] = total
-    return total
-
-
-def _note_repeated_keys(node: yaml.MappingNode, warnings: list[str], file_name: str) -> None:
-    seen: set[tuple[str, str]] = set()
-    for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            continue
-        if (key.tag, key.value) in seen:
-            warnings.append(
-                f"{file_name}: line {key.start_mark.line + 1}: the key {_shown(key.value)} "
-                "is given more than once; the last one counts"
-            )
-        seen.add((key.tag, key.value))
-
-
-def _yaml_reason(error: Exception) -> str:
-    if isinstance(error, yaml.MarkedYAMLError):
-        mark = error.problem_mark or error.context_mark
-        place = "" if mark is None else f"line {mark.line + 1}: "
-        return place + ", ".join(filter(None, (error.context, error.problem)))
-    if isinstance(error, yaml.YAMLError):
-        return f"not valid YAML: {str(error).partition(chr(10))[0]}"
-    return "not valid YAML"

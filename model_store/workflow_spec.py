@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .errors import InvalidDAGError, InvalidModelError, InvalidWorkflowError, printable
-from .model_config import load_yaml, refusal
+from .strict_yaml import load_yaml, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

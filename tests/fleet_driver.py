@@ -9,7 +9,7 @@ from flambeau.frontend.exits import Exit, ExitReason
 from flambeau.frontend.fleet import Fleet
 from flambeau.frontend.jobs import Job
 from flambeau.frontend.lifecycle import VersionState, WorkerState
-from flambeau.frontend.roster import VersionSpec
+from flambeau.frontend.version_spec import VersionSpec
 from flambeau.worker.protocol import Answer, Cancel, Load, LoadFailed, Result, Stop, Work
 
 KEY = ("m", "1.0")

@@ -17,22 +17,23 @@ LAYERS = [
     worker.streaming worker.coroutines worker.refused_handlers worker.torchvision_ops
     model_store.errors model_store.snapshot model_store.allowed_urls model_store.pickles
     model_store.make_environment
-    frontend.errors frontend.properties frontend.table
+    frontend.errors frontend.properties frontend.table frontend.version_settings
     frontend.access_log frontend.shielded frontend.metric_lines
     """,
-    "model_store.signatures model_store.file_kinds model_store.shared_cache "
-    "model_store.requirements",
+    "model_store.strict_yaml model_store.signatures model_store.file_kinds "
+    "model_store.shared_cache model_store.requirements",
     "frontend.settings model_store.installation",
     "model_store.s3 model_store.environments worker.log_lines worker.metrics",
     "worker.context model_store.remote model_store.model_config frontend.lifecycle frontend.jobs "
     "frontend.run_dir "
     "frontend.metric_log frontend.metrics_config frontend.ranks "
     "frontend.config_key frontend.access frontend.template",
-    "frontend.input_check model_store.manifest model_store.workflow_spec "
+    "frontend.deadlines frontend.input_check model_store.manifest model_store.workflow_spec "
     "frontend.batcher frontend.config_sources frontend.config_listeners "
     "frontend.config_models frontend.config_observability frontend.config_security "
     "frontend.tokens frontend.api_keys",
     "model_store.workflow_archive frontend.access_policy frontend.sequences frontend.exits "
+    "frontend.version_spec "
     "frontend.workflow_run",
     "frontend.handler_metrics "
     "model_store.archive model_store.contents frontend.roster frontend.config frontend.devices "
@@ -42,6 +43,7 @@ LAYERS = [
     "frontend.tls",
     "handlers archiver.writers frontend.storage frontend.records frontend.rank_launcher "
     "frontend.placements worker.envelopes worker.loader worker.rows worker.link "
+    "frontend.outcomes frontend.worker_choice frontend.worker_processes",
     "frontend.dispatcher",
     "worker.service worker.continuous",
     "worker.asynchronous worker.compat",
@@ -75,6 +77,10 @@ PURE = (
     "jobs",
     "lifecycle",
     "batcher",
+    "deadlines",
+    "version_spec",
+    "outcomes",
+    "worker_choice",
     "sequences",
     "exits",
     "roster",

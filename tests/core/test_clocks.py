@@ -81,7 +81,7 @@ def test_answered_requests_are_not_kept_until_their_time_is_over():
     for _ in range(500):
         offer(driver, 60.0)
         driver.answer(worker)
-    assert not driver.version.expected
+    assert not driver.version.deadlines.unanswered
     assert len(driver.version.deadlines) < 100
 
 

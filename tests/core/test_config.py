@@ -20,7 +20,7 @@ from flambeau.frontend.config import (
     parse_address,
 )
 from flambeau.frontend.errors import ConfigError
-from flambeau.frontend.settings import VersionSettings
+from flambeau.frontend.version_settings import VersionSettings
 
 
 def load(

@@ -459,7 +459,7 @@ def test_answered_requests_are_not_kept_until_their_clients_patience_ends():
     for _ in range(500):
         driver.offer()
         driver.answer(worker)
-    assert len(driver.version.expected) <= 1
+    assert driver.version.deadlines.unanswered <= 1
     assert len(driver.fleet._agenda._alarms) < 10
     late = driver.offer()
     driver.tick(60.0)

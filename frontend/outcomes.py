@@ -1,0 +1,70 @@
+"""What requests are answered, and in which words. Pure."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import TYPE_CHECKING
+
+from .errors import DeadlineExceededError, InferenceError
+from .jobs import Outcome
+
+if TYPE_CHECKING:
+    from ..worker.protocol import Answer
+    from .exits import Exit
+    from .jobs import Job
+    from .roster import Version
+
+
+def seconds_to_room(version: Version) -> int:
+    """In about how many seconds the queue will have been served, from 1 to 30."""
+    batches = ceil(len(version.queue) / version.queue.batch_size)
+    at_once = max(1, len(version.slots)) * version.spec.concurrency
+    seconds = batches * (version.handler_seconds or 0.0) / at_once
+    return min(30, max(1, ceil(seconds)))
+
+
+def death(exit: Exit) -> InferenceError:
+    """What a request is told whose worker died. The first words are TorchServe's."""
+    message = f"Worker died. {exit.message}" if exit.clock else "Worker died."
+    return InferenceError(message, exit.status, exit.clock)
+
+
+def too_late(version: Version, job: Job, in_queue: bool) -> DeadlineExceededError:
+    """What a request is told whose time is over; ``in_queue``: its time to wait."""
+    spec = version.spec
+    if in_queue:
+        text = f"The request waited longer than {spec.queue_timeout:g} s (queueTimeout)."
+        return DeadlineExceededError(text, "queue")
+    own = job.time_limit
+    if own and (not spec.client_timeout or own <= spec.client_timeout):
+        text = f"The request was not answered within {own:g} s (X-Request-Timeout-Ms)."
+        return DeadlineExceededError(text, "request")
+    limit = f"{spec.client_timeout:g} s (clientTimeoutInMills)"
+    return DeadlineExceededError(f"The request was not answered within {limit}.", "client")
+
+
+def failed_message(version: Version) -> str:
+    """What clients of a version that was given up are told."""
+    reason = version.failure.message if version.failure else "unknown reason"
+    return (
+        f'Model "{version.key[0]}" version {version.key[1]} could not be started: {reason} '
+        "Mend the archive and register it again, or scale it to try once more."
+    )
+
+
+def answered(job: Job, answer: Answer, took: float, handled: float, size: int) -> Outcome:
+    """What ``job`` gets: a worker's ``answer``, ``took`` seconds after its batch had left."""
+    error = None
+    if answer.is_error:
+        error = InferenceError(bytes(answer.body).decode(errors="replace"), answer.status)
+    return Outcome(
+        status=answer.status,
+        reason=answer.reason,
+        headers=answer.headers,
+        body=answer.body,
+        error=error,
+        queued=job.taken_at - job.offered_at,
+        batched=took,
+        handled=handled,
+        batch_size=size,
+    )

@@ -1,0 +1,48 @@
+"""What a version is meant to be: everything that queueing and workers need to know. Pure data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .lifecycle import VersionKey
+    from .ranks import Parallelism
+    from .sequences import SequenceSpec
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSpec:
+    """Everything that queueing and workers need to know of a version. Times are in seconds.
+
+    A worker takes up to ``concurrency`` batches at once: ``asynchronous`` ones, or with
+    ``continuous``, where each is one request, the rows of its rounds.
+    ``client_timeout`` is for the whole of a request and ``queue_timeout`` for its wait; 0 means no
+    limit. ``queue_size`` is per version; with ``job_ticket`` nobody waits at all. ``lost_retries``
+    is how often a request of a lost batch is tried again. ``python`` is the interpreter of the
+    version's own environment, None for that of all workers. ``parallel`` is there where a worker
+    has several GPUs.
+    """
+
+    key: VersionKey
+    model_dir: str
+    handler: str
+    batch_size: int = 1
+    max_batch_delay: float = 0.1
+    adaptive_batching: bool = True
+    response_timeout: float = 120.0
+    startup_timeout: float = 120.0
+    client_timeout: float = 0.0
+    queue_timeout: float = 0.0
+    job_ticket: bool = False
+    queue_size: int = 100
+    max_retry_timeout: float = 300.0
+    lost_retries: int = 1
+    device_type: str | None = None
+    device_ids: tuple[int, ...] = ()
+    concurrency: int = 1
+    asynchronous: bool = False
+    continuous: bool = False
+    sequences: SequenceSpec | None = None
+    python: str | None = None
+    parallel: Parallelism | None = None
