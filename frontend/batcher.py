@@ -81,14 +81,20 @@ class ModelQueue:
     def __init__(
         self, capacity: int, batch_size: int, max_batch_delay: float, *, adaptive: bool
     ) -> None:
-        self.capacity = capacity
-        self.batch_size = batch_size
-        self.max_batch_delay = max_batch_delay
+        self.resize(capacity, batch_size, max_batch_delay, adaptive=adaptive)
         self.arrivals = Arrivals()
-        self._adaptive = adaptive
         self._jobs: deque[Job] = deque()
         self._discarded = 0
         self._aggregating_since: float | None = None
+
+    def resize(
+        self, capacity: int, batch_size: int, max_batch_delay: float, *, adaptive: bool
+    ) -> None:
+        """Other limits from now on; what waits stays, in its order, whatever the capacity."""
+        self.capacity = capacity
+        self.batch_size = batch_size
+        self.max_batch_delay = max_batch_delay
+        self._adaptive = adaptive
 
     def __len__(self) -> int:
         return len(self._jobs) - self._discarded

@@ -101,6 +101,15 @@ class ModelsKeys:
         "How often a request is tried again, alone, after the worker died that had it; 0 fails "
         "the whole batch, as TorchServe does.",
     )
+    max_requests_per_worker: int = key(
+        integer(0), 0, "Requests after which a worker is replaced by a new one; 0: never."
+    )
+    max_worker_memory: int = key(
+        integer(0), 0, "Megabytes of memory above which a worker is replaced by a new one; 0: none."
+    )
+    max_worker_age: int = key(
+        integer(0), 0, "Seconds after which a worker is replaced by a new one; 0: never."
+    )
     number_of_gpu: int | None = key(
         integer(0), None, "Use at most this many GPUs.", shown="all that are visible"
     )

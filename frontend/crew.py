@@ -55,11 +55,12 @@ class Crew:
         self._jitter = jitter
         self._load_message = load_message
         self._slot_numbers = itertools.count(first_slot)
+        self._free_numbers: list[int] = []
         self._incarnations = itertools.count(1)
         self._agenda = Agenda()
         self._dispatcher = Dispatcher(self._agenda, self._watch)
 
-    def _start_drain(self, version: Version) -> None:
+    def _start_drain(self, version: Version, now: float) -> None:
         if version.state is not VersionState.DRAINING:
             version.move(VersionState.DRAINING)
             self._draining[version.key] = version
@@ -69,8 +70,7 @@ class Crew:
         """The time for draining is over: whoever is not served yet is answered 503."""
         if version.state is not VersionState.DRAINING:
             return
-        for slot in version.active_slots:
-            self._retire(slot, now)
+        self._retire_all(version, now)
         for slot in list(version.slots.values()):
             if slot.worker is not None and (force or slot.worker.in_flight):
                 message = "Stopped because draining took too long."
@@ -85,27 +85,63 @@ class Crew:
         """Once nothing waits and nothing runs, let the workers go; then forget the version."""
         if version.state is not VersionState.DRAINING or len(version.queue) or version.running:
             return
-        for slot in version.active_slots:
-            self._retire(slot, now)
+        self._retire_all(version, now)
         if not version.slots:
             version.move(VersionState.REMOVED)
             del self.versions[version.key]
             del self._draining[version.key]
             self._agenda.command(Notify(version.key))
 
-    def _add_slot(self, version: Version, now: float) -> None:
-        slot = Slot(version, next(self._slot_numbers), self._assign(version.spec))
+    def _add_slot(
+        self,
+        version: Version,
+        now: float,
+        spec: VersionSpec | None = None,
+        *,
+        standby: bool = False,
+    ) -> Slot:
+        spec = spec or version.spec
+        # Successors get the numbers of those who have left: metrics are labelled with them.
+        number = self._free_numbers.pop() if standby and self._free_numbers else None
+        slot = Slot(
+            version, number or next(self._slot_numbers), self._assign(spec), spec, standby=standby
+        )
         version.slots[slot.number] = slot
         self._spawn(slot, now)
+        return slot
+
+    def _remove_slot(self, slot: Slot) -> None:
+        if slot.version.slots.pop(slot.number, None) is not None:
+            self._free_numbers.append(slot.number)
+
+    def _reconcile(self, version: Version, now: float) -> None:
+        """As many workers as are wanted; those that do not serve leave first, then the newest."""
+        active = version.active_slots
+        for _ in range(version.min_workers - len(active)):
+            self._add_slot(version, now)
+        active.sort(key=lambda slot: slot.worker is None or not slot.worker.is_ready)
+        for slot in active[version.max_workers :][::-1]:
+            self._retire(slot, now)
+
+    def _is_leaving(self, slot: Slot) -> bool:
+        """The process of the slot's last worker has yet to end."""
+        return any(departure.slot is slot for departure in self._departures.values())
+
+    def _retire_all(self, version: Version, now: float) -> None:
+        for slot in [*version.active_slots, *version.heirs]:
+            self._retire(slot, now)
 
     def _retire(self, slot: Slot, now: float) -> None:
         """The slot is not wanted any more: its worker finishes what it has and leaves."""
         slot.retiring = True
         slot.restart_at = None
+        for heir in slot.version.heirs:
+            if heir.predecessor is slot:
+                self._retire(heir, now)
         worker = slot.worker
         if worker is None:
-            if not any(departure.slot is slot for departure in self._departures.values()):
-                slot.version.slots.pop(slot.number, None)
+            if not self._is_leaving(slot):
+                self._remove_slot(slot)
         elif worker.is_ready:
             self._remove_from_free(worker)
             self._dispatcher.forsake(slot.version, worker.identity, now)
@@ -149,7 +185,8 @@ class Crew:
             slot.died_at_work = bool(worker.in_flight)
             if not was_ready:
                 slot.boot_failures += 1
-                version.boot_failure = exit
+                if not slot.standby:
+                    version.boot_failure = exit
         batches, worker.in_flight = list(worker.in_flight.values()), {}
         self._dispatcher.lose(version, batches, worker.concurrency, exit, now)
         if not version.has_active_slot:
@@ -170,14 +207,42 @@ class Crew:
         self._agenda.command(Report(version.key, record))
         self._finish_drain(version, now)
         if slot.retiring:
-            version.slots.pop(slot.number, None)
+            if slot.heir is not None:
+                slot.heir.last_exit = record
+            self._remove_slot(slot)
             self._finish_drain(version, now)
-        elif version.state is not VersionState.FAILED:
-            if slot.boot_failures >= BOOT_ATTEMPTS and not version.ready_workers:
-                self._give_up(version, record, now)
-            else:
-                self._restart_later(slot, now)
+        elif slot.standby:
+            self._remove_slot(slot)
+            self._heir_is_lost(slot, record, now)
+        elif not any(heir.predecessor is slot for heir in version.heirs):
+            self._refill(slot, now)
+        self._renew_next(version, now)
         self._refresh(version)
+
+    def _refill(self, slot: Slot, now: float) -> None:
+        """Start a worker in the place of the last one, or give the version up."""
+        version = slot.version
+        if version.state is VersionState.FAILED:
+            return
+        if slot.boot_failures >= BOOT_ATTEMPTS and not version.ready_workers and slot.last_exit:
+            self._give_up(version, slot.last_exit, now)
+        else:
+            self._restart_later(slot, now)
+
+    def _took_place(self, worker: Worker, now: float) -> None:
+        """A worker whose model is loaded begins to serve."""
+        slot, version = worker.slot, worker.slot.version
+        slot.boot_failures = 0
+        slot.failing_since = None
+        version.boot_failure = None
+        version.schemas = worker.schemas
+        version.free.append(worker)
+
+    def _heir_is_lost(self, heir: Slot, exit: Exit, now: float) -> None:
+        raise NotImplementedError
+
+    def _renew_next(self, version: Version, now: float) -> None:
+        raise NotImplementedError
 
     def _give_up(self, version: Version, why: Exit, now: float) -> None:
         """No worker of the version can be started: FAILED rather than a loop."""
@@ -188,6 +253,10 @@ class Crew:
             return
         version.move(VersionState.FAILED)
         self._dispatcher.refuse_waiting(version, now)
+        for heir in version.heirs:
+            # Those of a roll go on: what they bring may be the remedy.
+            if heir.predecessor is not None:
+                self._retire(heir, now)
         for slot in version.active_slots:
             slot.restart_at = None
             if slot.worker is not None:
@@ -228,10 +297,10 @@ class Crew:
         slot.worker = worker
         self.workers[worker.identity] = worker
         self._watch(worker)
-        self._agenda.command(Spawn(worker.identity, slot.version.spec, slot.device))
+        self._agenda.command(Spawn(worker.identity, slot.spec, slot.device))
 
     def _command_load(self, worker: Worker) -> None:
-        message = self._load_message(worker.slot.version.spec, worker.slot.device)
+        message = self._load_message(worker.slot.spec, worker.slot.device)
         self._agenda.command(Send(worker.identity, message))
         worker.move(WorkerState.LOADING)
         self._agenda.command(Notify(worker.slot.version.key))

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import without_folders
+from .worker_memory import resident_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from .exits import Exit
     from .roster import Slot, Version
     from .version_spec import VersionSpec
-
-_PAGE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +91,9 @@ def describe_version(
         "retryLostBatch": spec.lost_retries,
         "asyncCommunication": spec.asynchronous,
         "concurrency": spec.concurrency,
+        "maxRequestsPerWorker": spec.max_requests or None,
+        "maxWorkerMemory": (spec.max_memory >> 20) or None,
+        "maxWorkerAge": round(spec.max_age) or None,
     }
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -118,7 +119,8 @@ def summarise(record: Record, version: Version | None, is_default: bool) -> dict
 
 def worker_status(slot: Slot) -> str:
     """TorchServe's word for a worker's state: READY, or UNLOADING for everything else."""
-    return "READY" if slot.worker is not None and slot.worker.is_ready else "UNLOADING"
+    serves = slot.worker is not None and slot.worker.is_ready and not slot.standby
+    return "READY" if serves else "UNLOADING"
 
 
 def _worker(
@@ -135,13 +137,15 @@ def _worker(
         "id": str(slot.number),
         "startTime": _wall_clock(slot.started_at, now),
         "status": worker_status(slot),
-        "memoryUsage": sum(map(_resident_bytes, pids)),
+        "memoryUsage": sum(map(resident_bytes, pids)),
         "pid": -1 if pid is None else pid,
         "gpu": slot.device is not None,
         "gpuUsage": "N/A" if slot.device is None else gpu_usage(slot.device),
         "state": "gone" if worker is None else worker.state.value,
         "restarts": slot.restarts,
     }
+    if slot.standby:
+        fields["standby"] = True
     if slot.device is not None:
         fields["gpuId"] = slot.device
     if ranks:
@@ -170,10 +174,3 @@ def _wall_clock(at: float, now: float) -> str:
     seconds = time.time() - (now - at)
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(seconds))
     return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
-
-
-def _resident_bytes(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
-    except (OSError, ValueError, IndexError):
-        return 0

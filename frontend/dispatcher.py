@@ -164,8 +164,9 @@ class Dispatcher:
         took = now - batch.sent_at
         version.queue.answered(now, took, version.running)
         version.handled(result.handler_seconds)
-        version.running -= len(batch.jobs)
         size = len(batch.jobs)
+        version.running -= size
+        worker.served += size
         for job, answer in zip(batch.jobs, result.answers, strict=True):
             if job.outcome is None:
                 outcome = answered(job, answer, took, result.handler_seconds, size)

@@ -23,6 +23,7 @@ from .exits import Exit, ExitReason
 from .jobs import Outcome
 from .router import Router
 from .streams import BodyStream
+from .worker_memory import resident_bytes
 from .worker_processes import WorkerProcesses
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("flambeau.engine")
 
 NEVER = float("inf")
+MEASURE_EVERY = 2.0
+"""Seconds between two looks at the memory of the workers."""
 
 
 class Engine:
@@ -75,6 +78,7 @@ class Engine:
         self._watchers: set[asyncio.Future[None]] = set()
         self._is_closing = False
         self._timer: asyncio.TimerHandle | None = None
+        self._measuring = self._loop.call_later(MEASURE_EVERY, self._measure)
         self._rings_at = NEVER
 
     def predict(self, key: VersionKey, job: Job) -> asyncio.Future[Outcome]:
@@ -116,6 +120,10 @@ class Engine:
     def replace(self, key: VersionKey) -> None:
         """Have new workers in the place of the version's, as its files have changed."""
         self._run(self._fleet.replace(key, now()))
+
+    def roll(self, key: VersionKey, spec: VersionSpec) -> None:
+        """Have workers that run ``spec`` in the place of the version's; see ``Fleet.roll``."""
+        self._run(self._fleet.roll(key, spec, now()))
 
     def preparing(self, key: VersionKey) -> None:
         """Keep the version's workers back until ``prepared`` is called."""
@@ -160,6 +168,7 @@ class Engine:
         await self._processes.ended()
         if self._timer is not None:
             self._timer.cancel()
+        self._measuring.cancel()
         self._router.close()
         self._processes.close()
 
@@ -245,6 +254,15 @@ class Engine:
         finally:
             self._arm()
 
+    def _measure(self) -> None:
+        """Tell the fleet how much memory each worker has."""
+        self._measuring = self._loop.call_later(MEASURE_EVERY, self._measure)
+        for identity, worker in list(self._fleet.workers.items()):
+            if worker.pid is not None:
+                pids = self.pids_of_ranks(identity) or [worker.pid]
+                memory = sum(map(resident_bytes, pids))
+                self._run(self._fleet.measured(identity, memory, now()))
+
     def _received(self, identity: str, message: Message) -> None:
         if identity in self._processes.ranks:
             group, rank = self._processes.ranks[identity]
@@ -307,7 +325,8 @@ class Engine:
         self._run(self._fleet.exited(exit, now()))
 
     def _report(self, key: VersionKey, exit: Exit) -> None:
-        level = logging.INFO if exit.reason is ExitReason.STOPPED else logging.ERROR
+        is_wanted = exit.reason in (ExitReason.STOPPED, ExitReason.RECYCLED)
+        level = logging.INFO if is_wanted else logging.ERROR
         reason, why = exit.reason.value, exit.explanation
         logger.log(level, "worker %s ended: %s: %s", exit.identity, reason, why)
         self._on_exit(key, exit)

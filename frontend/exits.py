@@ -22,6 +22,7 @@ class ExitReason(enum.Enum):
     PROTOCOL_VIOLATION = "protocol_violation"
     UNREACHABLE = "unreachable"
     DEPENDENCIES = "dependencies"
+    RECYCLED = "recycled"
 
 
 TIMED_OUT = 504

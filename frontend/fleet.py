@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 from ..worker.protocol import PROTOCOL_VERSION, Cancel, Chunk, LoadFailed, Result, Work
 from .commands import Command, Kill, Notify
-from .crew import UNREACHABLE_GRACE, Crew
+from .crew import UNREACHABLE_GRACE
 from .errors import NoWorkerError
 from .exits import Exit, ExitReason
 from .lifecycle import VersionKey, VersionState, WorkerState
 from .roster import Schemas, Version
+from .succession import Succession
 
 if TYPE_CHECKING:
     from ..worker.protocol import Message
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from .version_spec import VersionSpec
 
 
-class Fleet(Crew):
+class Fleet(Succession):
     """All versions, their workers and their requests: one method for each event."""
 
     @property
@@ -75,6 +76,8 @@ class Fleet(Crew):
             return self.violated(identity, "answered another number of requests than asked", now)
         self._dispatcher.complete(worker, batch, result, now)
         version = worker.slot.version
+        if worker.served >= worker.quota:
+            self._served_enough(worker, now)
         if worker.slot.retiring:
             self._stop_if_idle(worker, now)
         else:
@@ -104,10 +107,9 @@ class Fleet(Crew):
             return self.violated(identity, f"speaks version {major} of the protocol", now)
         if worker.state is not WorkerState.SPAWNED:
             return self.violated(identity, "said hello twice", now)
-        version = worker.slot.version
         worker.move(WorkerState.CONNECTED)
         worker.pid, worker.minor = pid, minor
-        worker.patience = now + version.spec.startup_timeout
+        worker.patience = now + worker.slot.spec.startup_timeout
         self._command_load(worker)
         self._watch(worker)
         return self._agenda.flush()
@@ -127,13 +129,13 @@ class Fleet(Crew):
         worker.move(WorkerState.READY)
         worker.ready_at = now
         slot, version = worker.slot, worker.slot.version
-        slot.boot_failures = 0
-        slot.failing_since = None
-        version.boot_failure = None
-        version.schemas = schemas
+        worker.schemas = schemas
         worker.credits = credits
-        worker.concurrency = min(credits, version.spec.concurrency)
-        version.free.append(worker)
+        worker.concurrency = min(credits, slot.spec.concurrency)
+        if slot.standby:
+            self._heir_is_ready(slot, now)
+        else:
+            self._took_place(worker, now)
         self._refresh(version)
         self._dispatcher.dispatch(version, now)
         return self._agenda.flush()
@@ -182,7 +184,10 @@ class Fleet(Crew):
         worker = self.workers.get(exit.identity)
         if worker is not None:
             if worker.state is WorkerState.STOPPING:
-                exit = replace(exit, reason=ExitReason.STOPPED, message="Stopped as asked.")
+                reason, message = ExitReason.STOPPED, "Stopped as asked."
+                if worker.farewell is not None:
+                    reason, message = ExitReason.RECYCLED, worker.farewell
+                exit = replace(exit, reason=reason, message=message)
             self._take_off(worker, exit, now)
         departure = self._departures.pop(exit.identity, None)
         if departure is not None:
@@ -234,17 +239,34 @@ class Fleet(Crew):
             self._agenda.command(Notify(key))
             return self._agenda.flush()
         was_given_up = version.state is VersionState.FAILED
-        active = version.active_slots
-        for _ in range(min_workers - len(active)):
-            self._add_slot(version, now)
-        active.sort(key=lambda slot: slot.worker is None or not slot.worker.is_ready)
-        for slot in active[max_workers:][::-1]:
-            self._retire(slot, now)
+        self._reconcile(version, now)
         if was_given_up:
             self._try_again(version, now)
         if not version.has_active_slot:
             self._dispatcher.refuse_waiting(version, now)
         self._refresh(version)
+        return self._agenda.flush()
+
+    def measured(self, identity: str, memory: int, now: float) -> list[Command]:
+        """A worker has ``memory`` bytes in memory."""
+        worker = self.workers.get(identity)
+        if worker is None:
+            return []
+        worker.memory = memory
+        if 0 < worker.slot.spec.max_memory < memory:
+            self._uses_too_much(worker, now)
+        return self._agenda.flush()
+
+    def roll(self, key: VersionKey, spec: VersionSpec, now: float) -> list[Command]:
+        """Have workers that run ``spec`` in the place of all, under the same key.
+
+        The old ones serve until as many new ones are ready; if one cannot be started, all stays as
+        it was and ``version.roll_failure`` says why. Raises ConflictError where that is impossible.
+        """
+        version = self.versions[key]
+        self._start_roll(version, spec, now)
+        self._refresh(version)
+        self._dispatcher.dispatch(version, now)
         return self._agenda.flush()
 
     def replace(self, key: VersionKey, now: float) -> list[Command]:
@@ -257,6 +279,7 @@ class Fleet(Crew):
             return []
         if version.failure is not None and version.failure.reason is ExitReason.DEPENDENCIES:
             return []
+        self._end_succession(version, now)
         old = version.active_slots
         version.boot_failure = None
         if version.state is VersionState.FAILED:
@@ -277,7 +300,7 @@ class Fleet(Crew):
         version = self.versions.get(key)
         if version is None:
             return []
-        self._start_drain(version)
+        self._start_drain(version, now)
         self._agenda.alarm(deadline, lambda at: self._cut_drain(version, at))
         self._finish_drain(version, now)
         return self._agenda.flush()
@@ -285,7 +308,7 @@ class Fleet(Crew):
     def abort(self, now: float) -> list[Command]:
         """Do not wait for anybody: answer every request 503 and kill every worker."""
         for version in list(self.versions.values()):
-            self._start_drain(version)
+            self._start_drain(version, now)
             self._cut_drain(version, now, force=True)
         for identity in self._departures:
             self._agenda.command(Kill(identity, True))

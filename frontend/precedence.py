@@ -95,6 +95,9 @@ def make_spec(
         sequences=_sequences(archive, config),
         python=python,
         parallel=_parallelism(archive, block),
+        max_requests=_first(archive.max_requests_per_worker, config.max_requests_per_worker),
+        max_memory=_first(archive.max_worker_memory, config.max_worker_memory) << 20,
+        max_age=float(_first(archive.max_worker_age, config.max_worker_age)),
     )
 
 

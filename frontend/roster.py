@@ -5,6 +5,7 @@ Only Fleet changes these; everybody else reads them through their predicates.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
@@ -47,12 +48,17 @@ class Worker(Lifecycle[WorkerState]):
         "alarm_at",
         "concurrency",
         "credits",
+        "farewell",
         "identity",
         "in_flight",
+        "memory",
         "minor",
         "patience",
         "pid",
+        "quota",
         "ready_at",
+        "schemas",
+        "served",
         "slot",
     )
 
@@ -70,6 +76,16 @@ class Worker(Lifecycle[WorkerState]):
         self.in_flight: dict[int, Batch] = {}
         """Batches it has, in the order in which it begins them."""
         self.ready_at: float | None = None
+        self.schemas: Schemas = (None, None)
+        """What its handler says of its input and output."""
+        self.served = 0
+        """Requests that it has answered."""
+        self.quota = math.inf
+        """Requests after which it is to be renewed."""
+        self.memory = 0
+        """Bytes that it had in memory when it was last looked at; 0: not yet."""
+        self.farewell: str | None = None
+        """Why it is to leave, or has left, for another worker."""
         self.patience = patience
         """When the step that it is on (start, load or stop) has taken too long."""
         self.alarm_at: float | None = None
@@ -109,7 +125,7 @@ class Worker(Lifecycle[WorkerState]):
 
     def overdue_exit(self, now: float) -> Exit:
         """Why it is given up when it has run out of time."""
-        spec = self.slot.version.spec
+        spec = self.slot.spec
         if self.state is WorkerState.STOPPING:
             reason, message = ExitReason.STOPPED, "Did not leave when asked."
         elif self.is_ready:
@@ -131,11 +147,20 @@ def too_slow(spec: VersionSpec) -> str:
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """A worker's place in a version; it outlives the incarnations that fill it."""
+    """A worker's place in a version; it outlives the incarnations that fill it.
+
+    A successor is on ``standby``: it loads, or waits, and serves nobody until it takes over.
+    """
 
     version: Version
     number: int
     device: int | None
+    spec: VersionSpec
+    standby: bool = False
+    predecessor: Slot | None = None
+    """Whom a successor is to follow."""
+    heir: Slot | None = None
+    """Who has followed."""
     worker: Worker | None = None
     restarts: int = 0
     crashes: int = 0
@@ -162,6 +187,13 @@ class Slot:
         return now - self.failing_since < self.version.spec.max_retry_timeout
 
 
+@dataclass(slots=True)
+class Roll:
+    """All workers of a version are about to be replaced by such that run ``spec``."""
+
+    spec: VersionSpec
+
+
 class Version(Lifecycle[VersionState]):
     """One version of a model: its queue, its slots and what it is meant to be."""
 
@@ -176,6 +208,10 @@ class Version(Lifecycle[VersionState]):
         "max_workers",
         "min_workers",
         "queue",
+        "renewal_after",
+        "renewal_failures",
+        "roll",
+        "roll_failure",
         "running",
         "schemas",
         "sequences",
@@ -188,8 +224,7 @@ class Version(Lifecycle[VersionState]):
         super().__init__(f"version {'/'.join(spec.key)}", VERSION_TRANSITIONS, VersionState.LOADING)
         self.spec = spec
         self.key = spec.key
-        size = 1 if spec.continuous else spec.batch_size
-        delay, adaptive = spec.max_batch_delay, spec.adaptive_batching
+        size, delay, adaptive = spec.rows, spec.max_batch_delay, spec.adaptive_batching
         self.sequences: SequenceQueue | None = None
         """The queue, where requests belong to sequences."""
         self.queue: ModelQueue | SequenceQueue
@@ -217,18 +252,39 @@ class Version(Lifecycle[VersionState]):
         self.boot_failure: Exit | None = None
         """The last failed start since somebody asked for workers."""
         self.deadlines = Deadlines()
+        self.roll: Roll | None = None
+        """What it is about to become."""
+        self.roll_failure: Exit | None = None
+        """Why the last attempt at that failed."""
+        self.renewal_after = -math.inf
+        """When the next worker may be renewed, after one whose successor was lost."""
+        self.renewal_failures = 0
         self.wake_at: float | None = None
 
     @property
     def active_slots(self) -> list[Slot]:
-        return [slot for slot in self.slots.values() if not slot.retiring]
+        """Those that serve or are to serve: successors on standby do not count."""
+        return [slot for slot in self.slots.values() if not (slot.retiring or slot.standby)]
 
     @property
     def has_active_slot(self) -> bool:
         for slot in self.slots.values():  # noqa: SIM110 - once per request; any() takes thrice as long
-            if not slot.retiring:
+            if not (slot.retiring or slot.standby):
                 return True
         return False
+
+    @property
+    def heirs(self) -> list[Slot]:
+        """Successors on standby."""
+        return [slot for slot in self.slots.values() if slot.standby and not slot.retiring]
+
+    def adopt(self, spec: VersionSpec) -> None:
+        """Be what ``spec`` says from now on; what waits goes on waiting."""
+        self.spec = spec
+        if isinstance(self.queue, ModelQueue):
+            self.queue.resize(
+                spec.queue_size, spec.rows, spec.max_batch_delay, adaptive=spec.adaptive_batching
+            )
 
     @property
     def ready_workers(self) -> list[Worker]:
@@ -244,6 +300,7 @@ class Version(Lifecycle[VersionState]):
         return not self.is_preparing and all(
             not slot.retiring and slot.worker is not None and slot.worker.is_ready
             for slot in self.slots.values()
+            if not slot.standby
         )
 
     def handled(self, seconds: float) -> None:

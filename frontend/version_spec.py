@@ -21,7 +21,8 @@ class VersionSpec:
     limit. ``queue_size`` is per version; with ``job_ticket`` nobody waits at all. ``lost_retries``
     is how often a request of a lost batch is tried again. ``python`` is the interpreter of the
     version's own environment, None for that of all workers. ``parallel`` is there where a worker
-    has several GPUs.
+    has several GPUs. A worker is renewed after about ``max_requests`` requests or ``max_age``
+    seconds, and when it has more than ``max_memory`` bytes in memory; 0: never for that reason.
     """
 
     key: VersionKey
@@ -46,3 +47,11 @@ class VersionSpec:
     sequences: SequenceSpec | None = None
     python: str | None = None
     parallel: Parallelism | None = None
+    max_requests: int = 0
+    max_memory: int = 0
+    max_age: float = 0.0
+
+    @property
+    def rows(self) -> int:
+        """Requests in a batch, as the queue forms them."""
+        return 1 if self.continuous else self.batch_size

@@ -65,7 +65,13 @@ def worker_to_prefetch(version: Version) -> Worker | None:
     best: Worker | None = None
     for slot in version.slots.values():
         worker = slot.worker
-        if worker is None or slot.retiring or not worker.is_ready or worker.has_suspect:
+        if (
+            worker is None
+            or slot.retiring
+            or slot.standby
+            or not worker.is_ready
+            or worker.has_suspect
+        ):
             continue
         room = min(depth, worker.credits) - len(worker.in_flight)
         if room > 0 and (best is None or len(worker.in_flight) < len(best.in_flight)):

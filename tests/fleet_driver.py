@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 from flambeau.frontend.commands import Kill, Report, Resolve, Send, Spawn, Stream
 from flambeau.frontend.exits import Exit, ExitReason
@@ -52,6 +53,9 @@ class Driver:
                 case Send(identity=identity, message=Load()):
                     self.loading.append(identity)
                 case Send(identity=identity, message=Work() as work):
+                    slot = self.fleet.workers[identity].slot
+                    assert not slot.standby, "a successor got work before its time"
+                    assert slot.spec == slot.version.spec, "a worker of the past got work"
                     self.work.setdefault(identity, []).append(work)
                 case Send(message=Cancel() as cancel):
                     self.cancelled.append(cancel)
@@ -115,6 +119,19 @@ class Driver:
                 identity, Result(work.batch_id, self.handler_seconds, answers), self.now
             )
         )
+
+    def roll(self, **changes) -> None:
+        spec = replace(self.version.spec, **changes)
+        self.run(self.fleet.roll(KEY, spec, self.now))
+
+    def measure(self, identity: str, memory: int) -> None:
+        self.run(self.fleet.measured(identity, memory, self.now))
+
+    def let_go(self) -> None:
+        """Everybody who was told to stop, or was killed, ends."""
+        for identity in [*self.stopping, *(identity for identity, _ in self.killed)]:
+            if identity in self.processes:
+                self.exit(identity, 0 if identity in self.stopping else -15)
 
     def exit(self, identity: str, code: int = 3, reason: ExitReason = ExitReason.EXIT_CODE) -> None:
         self.processes.discard(identity)

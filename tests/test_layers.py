@@ -18,7 +18,7 @@ LAYERS = [
     model_store.errors model_store.snapshot model_store.allowed_urls model_store.pickles
     model_store.make_environment
     frontend.errors frontend.properties frontend.table frontend.version_settings
-    frontend.access_log frontend.shielded frontend.metric_lines
+    frontend.worker_memory frontend.access_log frontend.shielded frontend.metric_lines
     """,
     "model_store.strict_yaml model_store.signatures model_store.file_kinds "
     "model_store.shared_cache model_store.requirements",
@@ -48,6 +48,7 @@ LAYERS = [
     "worker.service worker.continuous",
     "worker.asynchronous worker.compat",
     "archiver.sources worker.main frontend.crew frontend.router frontend.metrics",
+    "frontend.succession",
     "archiver.packager frontend.fleet frontend.streams",
     "archiver.workflow_packager worker.__main__ worker.template frontend.engine "
     "frontend.background frontend.cli_client",
@@ -87,6 +88,7 @@ PURE = (
     "commands",
     "dispatcher",
     "crew",
+    "succession",
     "fleet",
 )
 IMPURE = {"asyncio", "zmq", "aiohttp", "time", "socket", "subprocess", "threading", "os"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from fleet_driver import KEY, Driver
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from flambeau.frontend.errors import ServiceUnavailableError
+from flambeau.frontend.errors import ConflictError, ServiceUnavailableError
 from flambeau.frontend.exits import ExitReason
 from flambeau.frontend.jobs import JobState
 from flambeau.worker.protocol import Answer, Chunk
@@ -32,9 +34,20 @@ class FleetMachine(RuleBasedStateMachine):
         workers=st.integers(1, 2),
         fast=st.booleans(),
         at_once=st.sampled_from([1, 1, 3]),
+        most_requests=st.sampled_from([0, 0, 3]),
     )
     def start(
-        self, size, delay, adaptive, client_timeout, queue_timeout, retries, workers, fast, at_once
+        self,
+        size,
+        delay,
+        adaptive,
+        client_timeout,
+        queue_timeout,
+        retries,
+        workers,
+        fast,
+        at_once,
+        most_requests,
     ):
         self.driver = Driver(
             batch_size=size,
@@ -47,6 +60,8 @@ class FleetMachine(RuleBasedStateMachine):
             startup_timeout=3.0,
             queue_size=6,
             concurrency=at_once,
+            max_requests=most_requests,
+            max_memory=1000,
         )
         self.driver.handler_seconds = 0.0002 if fast else 0.1
         self.driver.scale(workers)
@@ -150,6 +165,17 @@ class FleetMachine(RuleBasedStateMachine):
     @rule()
     def files_change(self):
         self.driver.run(self.driver.fleet.replace(KEY, self.driver.now))
+
+    @rule(index=st.integers(0, 5), memory=st.sampled_from([900, 1100]))
+    def worker_is_measured(self, index, memory):
+        if identity := self.pick(index, self.driver.fleet.workers):
+            self.driver.measure(identity, memory)
+
+    @precondition(lambda self: KEY in self.driver.fleet.versions)
+    @rule(size=st.integers(1, 4), folder=st.integers(0, 2))
+    def roll(self, size, folder):
+        with contextlib.suppress(ConflictError, ServiceUnavailableError):
+            self.driver.roll(batch_size=size, model_dir=f"dir{folder}")
 
     @rule(seconds=st.sampled_from([1.1, 2.5, 11.0, 61.0]))
     def time_passes(self, seconds):
