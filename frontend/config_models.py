@@ -110,6 +110,12 @@ class ModelsKeys:
     max_worker_age: int = key(
         integer(0), 0, "Seconds after which a worker is replaced by a new one; 0: never."
     )
+    record_requests: int = key(
+        integer(0, 100),
+        0,
+        "Requests of each version that are kept in memory, to warm up workers that are started "
+        "later; 0: none.",
+    )
     number_of_gpu: int | None = key(
         integer(0), None, "Use at most this many GPUs.", shown="all that are visible"
     )

@@ -13,6 +13,7 @@ from .dispatcher import Dispatcher
 from .exits import TIMED_OUT, Exit, ExitReason
 from .lifecycle import VersionState, WorkerState
 from .roster import BOOT_ATTEMPTS, Departure, Slot, Version, Worker
+from .samples import for_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -300,7 +301,16 @@ class Crew:
         self._agenda.command(Spawn(worker.identity, slot.spec, slot.device))
 
     def _command_load(self, worker: Worker) -> None:
-        message = self._load_message(worker.slot.spec, worker.slot.device)
+        slot = worker.slot
+        message = self._load_message(slot.spec, slot.device)
+        recorder = slot.version.recorder
+        recorded = () if recorder is None else recorder.samples
+        if slot.spec.warm_up or slot.spec.trials or recorded:
+            is_new = slot.standby and slot.version.roll is not None
+            samples = for_worker((*slot.spec.warm_up, *slot.spec.trials), strict=True)
+            message = replace(
+                message, warm_up=samples + ([] if is_new else for_worker(recorded, strict=False))
+            )
         self._agenda.command(Send(worker.identity, message))
         worker.move(WorkerState.LOADING)
         self._agenda.command(Notify(worker.slot.version.key))

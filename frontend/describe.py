@@ -91,6 +91,8 @@ def describe_version(
         "retryLostBatch": spec.lost_retries,
         "asyncCommunication": spec.asynchronous,
         "concurrency": spec.concurrency,
+        "recordRequests": spec.recorded or None,
+        "recordedRequests": None if version.recorder is None else len(version.recorder.samples),
         "maxRequestsPerWorker": spec.max_requests or None,
         "maxWorkerMemory": (spec.max_memory >> 20) or None,
         "maxWorkerAge": round(spec.max_age) or None,

@@ -176,6 +176,10 @@ class Dispatcher:
             if version.sequences is not None:
                 version.sequences.finished(job, now)
                 self._end_sequences(version, answer, now)
+        if version.recorder is not None:
+            for job in batch.jobs:
+                if job.state is JobState.DONE and not (job.streams or job.alone):
+                    version.recorder.offer(job.headers, job.parts)
         if not worker.in_flight:
             worker.move(WorkerState.READY)
         elif worker.concurrency == 1:

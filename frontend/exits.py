@@ -13,6 +13,7 @@ class ExitReason(enum.Enum):
     BOOT_FAILURE = "boot_failure"
     IMPORT_ERROR = "import_error"
     OUT_OF_MEMORY = "out_of_memory"
+    WARM_UP = "warm_up"
     EXIT_CODE = "exit_code"
     SIGNAL = "signal"
     OOM_KILL = "oom_kill"

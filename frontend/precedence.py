@@ -97,6 +97,7 @@ def make_spec(
         parallel=_parallelism(archive, block),
         max_requests=_first(archive.max_requests_per_worker, config.max_requests_per_worker),
         max_memory=_first(archive.max_worker_memory, config.max_worker_memory) << 20,
+        recorded=_first(archive.record_requests, config.record_requests),
         max_age=float(_first(archive.max_worker_age, config.max_worker_age)),
     )
 

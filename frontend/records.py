@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..model_store.errors import InvalidModelError
 from ..model_store.store import default_model_name
+from ..model_store.warm_up import read_warm_up
+from ..worker.protocol import Part
 from .describe import Record
 from .errors import BadRequestError
 from .precedence import Registration, make_spec
+from .samples import Sample
 
 if TYPE_CHECKING:
     from ..model_store.environments import Environment
@@ -53,7 +57,21 @@ def make_record(
         logger.warning("model %s: %s", name, warning)
     python = None if environment is None else environment.python
     spec = make_spec((name, version), handler, registration, stored, config, python)
+    spec = replace(spec, warm_up=_warm_up(stored))
     return Record(spec, stored, runtime, at_startup, registration.of_workflow)
+
+
+def _warm_up(stored: StoredModel) -> tuple[Sample, ...]:
+    given = read_warm_up(stored.model_dir, stored.config.warm_up or ())
+    return tuple(
+        Sample(
+            f"request {number} of warmUp",
+            {"Content-Type": each.content_type},
+            [Part("body", each.content_type.partition(";")[0].strip(), each.body)],
+            each.times,
+        )
+        for number, each in enumerate(given, 1)
+    )
 
 
 def check_name(parameter: str, name: str) -> None:

@@ -21,6 +21,7 @@ from .lifecycle import (
     VersionState,
     WorkerState,
 )
+from .samples import Recorder
 from .sequences import SequenceQueue
 
 if TYPE_CHECKING:
@@ -208,6 +209,7 @@ class Version(Lifecycle[VersionState]):
         "max_workers",
         "min_workers",
         "queue",
+        "recorder",
         "renewal_after",
         "renewal_failures",
         "roll",
@@ -252,6 +254,8 @@ class Version(Lifecycle[VersionState]):
         self.boot_failure: Exit | None = None
         """The last failed start since somebody asked for workers."""
         self.deadlines = Deadlines()
+        self.recorder = Recorder(spec.recorded) if spec.recorded else None
+        """Keeps requests for the warm-up of workers to come."""
         self.roll: Roll | None = None
         """What it is about to become."""
         self.roll_failure: Exit | None = None
@@ -281,6 +285,8 @@ class Version(Lifecycle[VersionState]):
     def adopt(self, spec: VersionSpec) -> None:
         """Be what ``spec`` says from now on; what waits goes on waiting."""
         self.spec = spec
+        if (self.recorder is None) == bool(spec.recorded):
+            self.recorder = Recorder(spec.recorded) if spec.recorded else None
         if isinstance(self.queue, ModelQueue):
             self.queue.resize(
                 spec.queue_size, spec.rows, spec.max_batch_delay, adaptive=spec.adaptive_batching

@@ -155,12 +155,13 @@ class Succession(Crew):
         """All successors are ready: from now on they are the version."""
         old, heirs = version.active_slots, version.heirs
         version.roll = None
-        version.adopt(roll.spec)
+        version.adopt(roll.spec.proven())
         if version.state is VersionState.FAILED:
             version.move(VersionState.LOADING)
             version.failure = None
         for heir in heirs:
             heir.standby = False
+            heir.spec = version.spec
             if heir.worker is not None:
                 self._took_place(heir.worker, now)
         for slot in old:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .lifecycle import VersionKey
     from .ranks import Parallelism
+    from .samples import Sample
     from .sequences import SequenceSpec
 
 
@@ -23,6 +24,8 @@ class VersionSpec:
     version's own environment, None for that of all workers. ``parallel`` is there where a worker
     has several GPUs. A worker is renewed after about ``max_requests`` requests or ``max_age``
     seconds, and when it has more than ``max_memory`` bytes in memory; 0: never for that reason.
+    A worker has to answer ``warm_up`` and ``trials``, requests to its predecessor, before it is
+    ready; up to ``recorded`` requests are kept for those that come after it.
     """
 
     key: VersionKey
@@ -50,6 +53,13 @@ class VersionSpec:
     max_requests: int = 0
     max_memory: int = 0
     max_age: float = 0.0
+    warm_up: tuple[Sample, ...] = ()
+    trials: tuple[Sample, ...] = ()
+    recorded: int = 0
+
+    def proven(self) -> VersionSpec:
+        """The same once it has shown that it can take its predecessor's place."""
+        return replace(self, trials=()) if self.trials else self
 
     @property
     def rows(self) -> int:

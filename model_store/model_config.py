@@ -7,7 +7,9 @@ that cannot work refuses the model instead of being replaced by a default nobody
 from __future__ import annotations
 
 import difflib
+import json
 from dataclasses import dataclass, field, fields, replace
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .strict_yaml import load_yaml, refusal, shown
@@ -18,6 +20,13 @@ if TYPE_CHECKING:
 # Top-level keys that TorchServe's handlers read from the same file: never a misspelt server key.
 HANDLER_KEYS = frozenset({"handler", "pt2", "micro_batching", "pippy", "deepspeed", "dali"})
 
+MAX_WARM_UPS = 100
+"""Requests that a worker is tried with, at most."""
+_WARM_UP_KINDS = {
+    "file": "application/octet-stream",
+    "json": "application/json",
+    "data": "text/plain",
+}
 # The server keeps TorchServe's limits, which are those of a 32-bit integer.
 _MAX_INT = 2**31 - 1
 
@@ -88,6 +97,51 @@ def _one_node() -> _Rule:
     return _Rule("1: the processes of a worker run on one host", read)
 
 
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """A request of ``warmUp``: the body is that of ``file``, or else ``json`` or ``data``."""
+
+    file: str | None
+    json: str | None
+    data: str | None
+    content_type: str
+    times: int
+
+
+def _warm_up() -> _Rule:
+    def read(value: object) -> tuple[WarmUp, ...]:
+        if not isinstance(value, list) or len(value) > MAX_WARM_UPS:
+            raise ValueError
+        return tuple(map(_warm_up_entry, value))
+
+    allowed = (
+        f"a list of at most {MAX_WARM_UPS} requests such as {{file: cat.jpg}}, {{json: {{x: 1}}}} "
+        "or {data: some text}, each with contentType and times if wanted"
+    )
+    return _Rule(allowed, read)
+
+
+def _warm_up_entry(entry: object) -> WarmUp:
+    if not isinstance(entry, dict) or not set(entry) <= {*_WARM_UP_KINDS, "contentType", "times"}:
+        raise ValueError
+    kinds = [kind for kind in _WARM_UP_KINDS if kind in entry]
+    if len(kinds) != 1:
+        raise ValueError
+    (kind,) = kinds
+    times, content_type = entry.get("times", 1), entry.get("contentType", _WARM_UP_KINDS[kind])
+    if type(times) is not int or not 1 <= times <= 100:
+        raise ValueError
+    given = entry[kind]
+    if kind == "json":
+        given = json.dumps(given)
+    path = PurePosixPath(given) if kind == "file" and isinstance(given, str) else None
+    leads_out = path is not None and (path.is_absolute() or ".." in path.parts)
+    if not isinstance(given, str) or not isinstance(content_type, str) or leads_out:
+        raise ValueError
+    texts = {each: given if each == kind else None for each in _WARM_UP_KINDS}
+    return WarmUp(**texts, content_type=content_type, times=times)
+
+
 _TRUE_OR_FALSE = _instance_of(bool, "true or false")
 _TEXT = _instance_of(str, "a text")
 _MAPPING = _instance_of(dict, "a mapping of keys to values")
@@ -147,6 +201,8 @@ class ModelConfig:
     async_communication: bool | None = _key("asyncCommunication", _TRUE_OR_FALSE)
     max_concurrency: int | None = _key("maxConcurrency", _whole_number(1, 10_000))
     use_venv: bool | None = _key("useVenv", _TRUE_OR_FALSE)
+    warm_up: tuple[WarmUp, ...] | None = _key("warmUp", _warm_up())
+    record_requests: int | None = _key("recordRequests", _whole_number(0, MAX_WARM_UPS))
 
 
 def parse_model_config(text: str, file_name: str) -> tuple[ModelConfig, tuple[str, ...]]:

@@ -30,6 +30,7 @@ class Driver:
         )
         self.processes: set[str] = set()
         self.loading: list[str] = []
+        self.loads: list[tuple[str, Load]] = []
         self.work: dict[str, list[Work]] = {}
         self.cancelled: list[Cancel] = []
         self.stopping: list[str] = []
@@ -50,7 +51,8 @@ class Driver:
             match command:
                 case Spawn(identity=identity):
                     self.processes.add(identity)
-                case Send(identity=identity, message=Load()):
+                case Send(identity=identity, message=Load() as load):
+                    self.loads.append((identity, load))
                     self.loading.append(identity)
                 case Send(identity=identity, message=Work() as work):
                     slot = self.fleet.workers[identity].slot

@@ -28,12 +28,13 @@ LAYERS = [
     "frontend.run_dir "
     "frontend.metric_log frontend.metrics_config frontend.ranks "
     "frontend.config_key frontend.access frontend.template",
-    "frontend.deadlines frontend.input_check model_store.manifest model_store.workflow_spec "
+    "frontend.deadlines frontend.samples frontend.input_check "
+    "model_store.manifest model_store.workflow_spec "
     "frontend.batcher frontend.config_sources frontend.config_listeners "
     "frontend.config_models frontend.config_observability frontend.config_security "
     "frontend.tokens frontend.api_keys",
     "model_store.workflow_archive frontend.access_policy frontend.sequences frontend.exits "
-    "frontend.version_spec "
+    "frontend.version_spec model_store.warm_up "
     "frontend.workflow_run",
     "frontend.handler_metrics "
     "model_store.archive model_store.contents frontend.roster frontend.config frontend.devices "
@@ -46,7 +47,7 @@ LAYERS = [
     "frontend.outcomes frontend.worker_choice frontend.worker_processes",
     "frontend.dispatcher",
     "worker.service worker.continuous",
-    "worker.asynchronous worker.compat",
+    "worker.asynchronous worker.compat worker.warm_up",
     "archiver.sources worker.main frontend.crew frontend.router frontend.metrics",
     "frontend.succession",
     "archiver.packager frontend.fleet frontend.streams",
@@ -80,6 +81,7 @@ PURE = (
     "batcher",
     "deadlines",
     "version_spec",
+    "samples",
     "outcomes",
     "worker_choice",
     "sequences",

@@ -22,3 +22,7 @@ class PredictionException(Exception):
 
 class EnvelopeError(FlambeauError):
     """``service_envelope`` names none that there is."""
+
+
+class WarmUpError(FlambeauError):
+    """A request that a new worker must be able to answer was answered with an error."""

@@ -25,6 +25,7 @@ from .context import Context
 from .continuous import ContinuousBatches
 from .coroutines import event_loop, is_async, one_by_one
 from .envelopes import wrap
+from .errors import WarmUpError
 from .link import Inbox, Link, die_with_parent
 from .loader import EntryPoint, load_built_in, load_entry_point, without_paths
 from .log_lines import RequestLines
@@ -44,6 +45,7 @@ from .protocol import (
 )
 from .rows import Rows
 from .service import Service
+from .warm_up import warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -176,6 +178,7 @@ def _serving(load: Load, link: Link, context: Context, entry_point: EntryPoint) 
                 "time. Write 'async def handle', or leave asyncCommunication out."
             )
             credits = 1
+        _warm_up(load, entry_point, context, rows)
         batches = AsyncBatches(entry_point, context, rows, link, event_loop())
         return _Serving(credits, schemas, context.drain_samples, batches.run)
     if load.asynchronous:
@@ -188,6 +191,7 @@ def _serving(load: Load, link: Link, context: Context, entry_point: EntryPoint) 
         entry_point = one_by_one(entry_point)
     folder = Path(load.model_dir) if load.archive_code else None
     entry_point = wrap(load.envelope, entry_point, folder)
+    _warm_up(load, entry_point, context, rows)
     if load.continuous:
         rounds = ContinuousBatches(entry_point, context, rows, link)
         return _Serving(credits, schemas, context.drain_samples, rounds.run)
@@ -196,6 +200,18 @@ def _serving(load: Load, link: Link, context: Context, entry_point: EntryPoint) 
     service = Service(entry_point, context, rows, emit=emit, is_cancelled=inbox.is_cancelled)
     answer = partial(_one_by_one, link, inbox, service)
     return _Serving(credits, schemas, context.drain_samples, answer)
+
+
+def _warm_up(load: Load, entry_point: EntryPoint, context: Context, rows: Rows) -> None:
+    if not load.warm_up:
+        return
+    if load.continuous:
+        logger.warning("A model with continuousBatching is not warmed up.")
+        return
+    if is_async(entry_point):
+        entry_point = one_by_one(entry_point)
+    warm_up(Service(entry_point, context, rows), load.warm_up, load.batch_size)
+    context.drain_samples()
 
 
 def _entry_point(load: Load, model_dir: Path, context: Context) -> EntryPoint:
@@ -207,6 +223,8 @@ def _entry_point(load: Load, model_dir: Path, context: Context) -> EntryPoint:
 
 def _load_failure(error: Exception, model_dir: Path) -> LoadFailed:
     """TorchServe's codes: 507 when memory ran out, else 500."""
+    if isinstance(error, WarmUpError):
+        return LoadFailed(500, "warm_up", error.message)
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, MemoryError) or "CUDA out of memory" in str(cause):

@@ -28,7 +28,7 @@ from .. import FlambeauError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PROTOCOL_VERSION = (1, 2)
+PROTOCOL_VERSION = (1, 3)
 """(major, minor). Another major version is refused; a minor one only adds fields and messages."""
 CANCEL_SINCE = 2
 """The minor version from which on workers know Cancel."""
@@ -118,6 +118,9 @@ class Load:
     """Those of ``metrics.yaml``: name, type, unit, dimension names."""
     rank: int = 0
     """Which process of its worker this is; only the first one's answers count."""
+    warm_up: list[list[Any]] = field(default_factory=list)
+    """Requests to answer before Loaded: name, headers, parts, how often, whether one that fails
+    fails the start."""
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from flambeau.model_store.errors import InvalidModelError
 from flambeau.model_store.manifest import ModelConfig, TorchrunConfig, parse_model_config
+from flambeau.model_store.model_config import WarmUp
 
 FILE = "model-config.yaml"
 
@@ -68,6 +69,11 @@ maxNumSequence: 13
 asyncCommunication: true
 maxConcurrency: 14
 useVenv: false
+maxRequestsPerWorker: 15
+maxWorkerMemory: 16
+maxWorkerAge: 17
+warmUp: [{data: x}]
+recordRequests: 18
 handler:
   profile: true
 """
@@ -100,9 +106,14 @@ handler:
         async_communication=True,
         max_concurrency=14,
         use_venv=False,
+        max_requests_per_worker=15,
+        max_worker_memory=16,
+        max_worker_age=17,
+        warm_up=(WarmUp(None, None, "x", "text/plain", 1),),
+        record_requests=18,
     )
     # The text above names every field: none was forgotten.
-    assert None not in dataclasses.astuple(config)
+    assert None not in [getattr(config, each.name) for each in dataclasses.fields(config)]
 
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "{}", "null", "batchSize:\n"])
@@ -370,3 +381,37 @@ def test_any_combination_of_values_is_read_or_refused(pairs: list[tuple[str, str
         return
     assert config.batch_size is None or config.batch_size >= 1
     assert config.min_workers is None or config.min_workers <= (config.max_workers or 0)
+
+
+def test_requests_for_the_warm_up():
+    text = """
+warmUp:
+  - {file: samples/cat.jpg, contentType: image/jpeg, times: 3}
+  - {json: {x: [1, 2]}}
+  - {data: some text}
+"""
+    config, warnings = parse_model_config(text, "model-config.yaml")
+    assert warnings == ()
+    assert [(w.file, w.json, w.data, w.content_type, w.times) for w in config.warm_up] == [
+        ("samples/cat.jpg", None, None, "image/jpeg", 3),
+        (None, '{"x": [1, 2]}', None, "application/json", 1),
+        (None, None, "some text", "text/plain", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "{file: ../secret}",
+        "{file: /etc/passwd}",
+        "{file: a, data: b}",
+        "{times: 2}",
+        "{data: 5}",
+        "{data: x, times: 0}",
+        "{data: x, content: y}",
+        "text",
+    ],
+)
+def test_what_is_no_request_for_the_warm_up(entry):
+    with pytest.raises(InvalidModelError, match=r"warmUp: .* is not allowed; give a list of"):
+        parse_model_config(f"warmUp: [{entry}]", "model-config.yaml")
