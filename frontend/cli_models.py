@@ -98,6 +98,25 @@ def register(
 
 @models.command()
 @click.argument("name")
+@click.argument("url")
+@click.option("--initial-workers", type=_COUNT, help="Workers.  [default: as many as there are]")
+@click.option("--keep-old", is_flag=True, help="Leave the old version registered.")
+@click.option("--async", "asynchronous", is_flag=True, help="Do not wait for the end.")
+@_management_options
+def replace(
+    name: str, url: str, asynchronous: bool, server: Server, as_json: bool, **parameters: Any
+) -> None:
+    """Put the archive URL in the place of what serves as NAME, without a gap.
+
+    The new workers are loaded and tried first. If that fails, the old ones go on serving.
+    """
+    parameters = {**parameters, "replace": True, "synchronous": not asynchronous}
+    query = {"url": url, "model_name": name, **parameters}
+    _reply(server.call("POST", "models", query=query, timeout=None), as_json)
+
+
+@models.command()
+@click.argument("name")
 @click.option("--version", help="Version to scale.  [default: the default version]")
 @click.option("--min-worker", type=_COUNT, required=True, help="Workers to have at least.")
 @click.option("--max-worker", type=_COUNT, help="Workers to have at most.  [default: as many]")

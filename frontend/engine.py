@@ -125,6 +125,10 @@ class Engine:
         """Have workers that run ``spec`` in the place of the version's; see ``Fleet.roll``."""
         self._run(self._fleet.roll(key, spec, now()))
 
+    def proven(self, key: VersionKey) -> None:
+        """The version has shown that it can take another's place; see ``VersionSpec.trials``."""
+        self._fleet.proven(key)
+
     def preparing(self, key: VersionKey) -> None:
         """Keep the version's workers back until ``prepared`` is called."""
         self._run(self._fleet.preparing(key))

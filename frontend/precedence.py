@@ -32,6 +32,7 @@ class Registration:
 
     ``of_workflow`` says that the version is a node of a workflow. A function of a workflow has its
     code in the workflow's archive, which is ``borrowed``: who registers it has it and keeps it.
+    ``replace``: it takes the place of the model's default version, which goes unless ``keep_old``.
     """
 
     url: str
@@ -48,6 +49,8 @@ class Registration:
     s3_sse_kms: bool = False
     of_workflow: bool = False
     borrowed: StoredModel | None = None
+    replace: bool = False
+    keep_old: bool = False
 
 
 def make_spec(

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from .. import FlambeauError
-from .errors import DrainingError
+from .errors import DrainingError, NoWorkerError
 from .input_check import LARGE_BODY, checked_body, refuse_misfit
 from .jobs import Job, Outcome
 from .sequences import name_sequence
@@ -103,7 +103,8 @@ class Predictor:
             )
             if current is not None and current.spec.sequences is not None:
                 job.sequence = name_sequence(headers, current.spec.sequences, _new_id)
-            outcome = await self._outcome(key, job)
+            key, answered = self._offer(key, job, model)
+            outcome = await self._outcome(key, job, answered)
             refuse_longer(len(outcome.body), self.longest_answer)
             check(outcome)
         except FlambeauError as error:
@@ -133,8 +134,23 @@ class Predictor:
         if self._engine.version(key) is not None:
             self._metrics.observe(key, version, outcome, monotonic() - started, request_id)
 
-    async def _outcome(self, key: VersionKey, job: Job) -> Outcome:
-        answered = self._engine.predict(key, job)
+    def _offer(
+        self, key: VersionKey, job: Job, model: str
+    ) -> tuple[VersionKey, asyncio.Future[Outcome]]:
+        """Queue the job; at the default version's successor if that is on its way out by now."""
+        try:
+            return key, self._engine.predict(key, job)
+        except (DrainingError, NoWorkerError):
+            if job.requested_version is not None:
+                raise
+            current = self._registry.resolve(model, None)
+            if current == key:
+                raise
+            return current, self._engine.predict(current, job)
+
+    async def _outcome(
+        self, key: VersionKey, job: Job, answered: asyncio.Future[Outcome]
+    ) -> Outcome:
         try:
             return await answered
         except asyncio.CancelledError:

@@ -33,6 +33,7 @@ from .self_description import ask_about_itself
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..model_store.environments import Environment
     from ..model_store.store import ModelStore
     from .config import Config
     from .dependencies import Dependencies
@@ -102,6 +103,13 @@ class Registry(Catalog):
         await self._register(registration, at_startup=at_startup, keep=True)
 
     async def _register(self, registration: Registration, *, at_startup: bool, keep: bool) -> Reply:
+        record, environment = await self._acquire(registration, at_startup)
+        return await self._serve(registration, record, environment, keep=keep)
+
+    async def _acquire(
+        self, registration: Registration, at_startup: bool
+    ) -> tuple[Record, Environment | None]:
+        """The archive, checked and unpacked, as the version that it makes; to be given back."""
         if self._store is None:
             raise BadRequestError(
                 "Model store has not been configured. Start flambeau with --model-store DIR."
@@ -114,11 +122,30 @@ class Registry(Catalog):
         try:
             environment = await self._dependencies.plan(stored, registration.runtime)
             record = make_record(registration, stored, environment, self._config, at_startup)
-            minimum, maximum = self._that_fit(record.spec, *self._workers(registration, record))
-            self._insert(record)
         except BaseException:
             if registration.borrowed is None:
                 await asyncio.to_thread(self._store.release, stored)
+            raise
+        return record, environment
+
+    async def _give_back(self, record: Record) -> None:
+        if self._store is not None and not record.is_function:
+            await asyncio.to_thread(self._store.release, record.stored)
+
+    async def _serve(
+        self,
+        registration: Registration,
+        record: Record,
+        environment: Environment | None,
+        *,
+        keep: bool,
+    ) -> Reply:
+        """Start the version's workers."""
+        try:
+            minimum, maximum = self._that_fit(record.spec, *self._workers(registration, record))
+            self._insert(record)
+        except BaseException:
+            await self._give_back(record)
             raise
         name, version = key = record.spec.key
         if environment is not None:
@@ -139,7 +166,7 @@ class Registry(Catalog):
         if failure is not None:
             if not keep:
                 await self._remove(record, timeout=0.0)
-            raise _start_error(record.spec, version, failure)
+            raise start_error(record.spec, version, failure)
         self._refuse_if_draining(key)
         current = self._engine.version(key)
         if current is not None and not current.is_settled:
@@ -178,7 +205,7 @@ class Registry(Catalog):
             limit = max(0.0, given - (monotonic() - began))
         failure = await self._started(spec, limit)
         if failure is not None:
-            raise _start_error(spec, version, failure)
+            raise start_error(spec, version, failure)
         self._refuse_if_draining(key)
         current = self._engine.version(key)
         if current is not None and not current.is_settled:
@@ -307,8 +334,7 @@ class Registry(Catalog):
                 self._defaults[name] = next(iter(self._records[name]))
             self._forget(key)
             await self._dependencies.release(key)
-            if self._store is not None and not record.is_function:
-                await asyncio.to_thread(self._store.release, record.stored)
+            await self._give_back(record)
             logger.info("model %s version %s unregistered", name, version)
         return gone
 
@@ -328,6 +354,7 @@ def _refuse_too_many(workers: int, processes: int) -> None:
         )
 
 
-def _start_error(spec: VersionSpec, version: str | None, failure: Exit) -> WorkerStartError:
+def start_error(spec: VersionSpec, version: str | None, failure: Exit) -> WorkerStartError:
+    """What a client is told whose workers did not start."""
     message = f"Failed to start workers for model {spec.key[0]} version: {version or 'null'}"
     return WorkerStartError(f"{message}: {failure.explanation}", failure.status, failure.clock)

@@ -33,8 +33,8 @@ from .metrics import Metrics
 from .metrics_config import read_metrics_config
 from .placements import Placements
 from .rank_launcher import RankLauncher
-from .registry import Registry
 from .reload import watch
+from .rollout import RollingRegistry
 from .runstate import remove_state, write_state
 from .snapshots import Snapshots
 from .startup import load_startup_models
@@ -307,10 +307,10 @@ class Server:
             environ[f"TS_REQUEST_SEQUENCE_{end.upper()}"] = name
         return visible(environ, self._config.blacklist_env_vars)
 
-    def _make_registry(self) -> Registry:
+    def _make_registry(self) -> RollingRegistry:
         config = self._config
         workers = config.default_workers_per_model or len(self._visible) or os.cpu_count() or 1
-        return Registry(
+        return RollingRegistry(
             self.engine,
             self._store,
             self._dependencies,

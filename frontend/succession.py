@@ -17,6 +17,7 @@ from .lifecycle import VersionState
 from .roster import Roll
 
 if TYPE_CHECKING:
+    from .lifecycle import VersionKey
     from .roster import Slot, Version, Worker
     from .version_spec import VersionSpec
 
@@ -150,6 +151,13 @@ class Succession(Crew):
             self._add_slot(version, now, spec, standby=True)
         if not version.heirs:
             self._switch(version, version.roll, now)
+
+    def proven(self, key: VersionKey) -> None:
+        """A version was tried with its predecessor's requests: its workers to come need not be."""
+        version = self.versions[key]
+        version.spec = version.spec.proven()
+        for slot in version.slots.values():
+            slot.spec = version.spec
 
     def _switch(self, version: Version, roll: Roll, now: float) -> None:
         """All successors are ready: from now on they are the version."""

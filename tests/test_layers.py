@@ -56,6 +56,7 @@ LAYERS = [
     "archiver.cli frontend.self_description frontend.dependencies",
     "frontend.catalog",
     "frontend.registry",
+    "frontend.rollout",
     "frontend.snapshots frontend.startup frontend.workflows frontend.reload",
     "frontend.predictor frontend.workflow_predictor frontend.admission",
     "frontend.http",

@@ -132,6 +132,8 @@ REGISTER = (
     Parameter("synchronous", _truth, True),
     Parameter("sha256", _sha256),
     Parameter("s3_sse_kms", _truth, False),
+    Parameter("replace", _truth, False),
+    Parameter("keep_old", _truth, False),
 )
 SCALE = (
     Parameter("min_worker", _count(), 1),

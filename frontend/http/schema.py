@@ -311,6 +311,8 @@ _REGISTER = [
     ("startup_timeout", INTEGER, "Seconds that a worker may take to load", None),
     ("synchronous", BOOLEAN, "Answer when the workers are ready", True),
     ("s3_sse_kms", BOOLEAN, "Sign the request for the archive, for buckets with KMS", False),
+    ("replace", BOOLEAN, "Take the place of the default version once ready", False),
+    ("keep_old", BOOLEAN, "With replace: leave the old version registered", False),
     ("sha256", STRING, "What an archive that is fetched from a URL must have", None),
 ]
 _SCALE = [
