@@ -106,9 +106,11 @@ class Catalog:
         return list(self._records[name])
 
     def is_ready(self, name: str, version: str | None) -> bool:
-        """A worker of the version has its model loaded; raises as ``resolve``."""
+        """A worker of the version has its model loaded, or will when somebody asks; raises as
+        ``resolve``.
+        """
         current = self._engine.version(self.resolve(name, version))
-        return current is not None and bool(current.ready_workers)
+        return current is not None and (bool(current.ready_workers) or current.is_asleep)
 
     def places(self) -> dict[VersionKey, tuple[Path, str | None]]:
         """Versions that are served in place: the folder, and the handler file if that is all."""
@@ -129,7 +131,9 @@ class Catalog:
         states = {}
         for name, version in self._defaults.items():
             current = self._engine.version((name, version))
-            if current is not None and current.min_workers and not current.ready_workers:
+            if current is None or current.is_asleep:
+                continue
+            if current.min_workers and not current.ready_workers:
                 states[f"{name}/{version}"] = current.state.value
         return states
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..worker.protocol import Answer, Message
+    from .autoscaler import ScalingEvent
     from .exits import Exit
     from .jobs import Job
     from .lifecycle import VersionKey
@@ -71,7 +72,17 @@ class Notify:
     key: VersionKey
 
 
-Command = Send | Resolve | Stream | Spawn | Kill | Report | Notify
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """A version has, or would have, another number of workers; ``event`` says why. For the log and
+    metrics.
+    """
+
+    key: VersionKey
+    event: ScalingEvent
+
+
+Command = Scaled | Send | Resolve | Stream | Spawn | Kill | Report | Notify
 
 
 Alarm = Callable[[float], None]

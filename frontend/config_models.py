@@ -116,6 +116,27 @@ class ModelsKeys:
         "Requests of each version that are kept in memory, to warm up workers that are started "
         "later; 0: none.",
     )
+    target_queue_delay: int = key(
+        integer(1),
+        100,
+        "Milliseconds that requests may wait before a version with room below its maxWorkers gets "
+        "more workers.",
+    )
+    scale_down_after: int = key(
+        integer(1),
+        60,
+        "Seconds of little work after which a version above its minWorkers gets fewer workers.",
+    )
+    idle_timeout: int = key(
+        integer(0),
+        0,
+        "Seconds without a request after which a version has no workers until one comes; 0: never.",
+    )
+    cold_start: str = key(
+        choice("wait", "reject"),
+        "wait",
+        "What becomes of requests for a version that has no workers because of idle_timeout.",
+    )
     number_of_gpu: int | None = key(
         integer(0), None, "Use at most this many GPUs.", shown="all that are visible"
     )

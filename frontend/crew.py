@@ -37,7 +37,8 @@ class Crew:
     """The workers of all versions, from Spawn to Report.
 
     ``assign`` picks the device of a new slot, ``jitter`` a factor around 1 for restart pauses, and
-    ``load_message`` makes what a worker is told to load.
+    ``load_message`` makes what a worker is told to load. ``room_for`` says how many of so many more
+    workers of so many bytes each there is memory for, and what lacks for the others.
     """
 
     def __init__(
@@ -46,6 +47,10 @@ class Crew:
         jitter: Callable[[], float],
         load_message: Callable[[VersionSpec, int | None], Load],
         first_slot: int = FIRST_SLOT,
+        room_for: Callable[[VersionSpec, int, int], tuple[int, str]] = lambda _, __, more: (
+            more,
+            "",
+        ),
     ) -> None:
         self.versions: dict[VersionKey, Version] = {}
         self.workers: dict[str, Worker] = {}
@@ -55,6 +60,7 @@ class Crew:
         self._assign = assign
         self._jitter = jitter
         self._load_message = load_message
+        self._room_for = room_for
         self._slot_numbers = itertools.count(first_slot)
         self._free_numbers: list[int] = []
         self._incarnations = itertools.count(1)
@@ -118,10 +124,10 @@ class Crew:
     def _reconcile(self, version: Version, now: float) -> None:
         """As many workers as are wanted; those that do not serve leave first, then the newest."""
         active = version.active_slots
-        for _ in range(version.min_workers - len(active)):
+        for _ in range(version.least_workers - len(active)):
             self._add_slot(version, now)
         active.sort(key=lambda slot: slot.worker is None or not slot.worker.is_ready)
-        for slot in active[version.max_workers :][::-1]:
+        for slot in active[max(version.max_workers, version.least_workers) :][::-1]:
             self._retire(slot, now)
 
     def _is_leaving(self, slot: Slot) -> bool:

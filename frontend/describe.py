@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..model_store.store import StoredModel
+    from .autoscaler import ScalingEvent
     from .exits import Exit
     from .roster import Slot, Version
     from .version_spec import VersionSpec
@@ -91,6 +92,10 @@ def describe_version(
         "retryLostBatch": spec.lost_retries,
         "asyncCommunication": spec.asynchronous,
         "concurrency": spec.concurrency,
+        "targetQueueDelay": round(spec.target_delay * 1000) if version.is_elastic else None,
+        "scaleDownAfter": round(spec.scale_down_after) if version.is_elastic else None,
+        "idleTimeout": round(spec.idle_timeout) or None,
+        "scalingEvents": [_scaling(event, now) for event in version.scalings] or None,
         "recordRequests": spec.recorded or None,
         "recordedRequests": None if version.recorder is None else len(version.recorder.samples),
         "maxRequestsPerWorker": spec.max_requests or None,
@@ -157,6 +162,15 @@ def _worker(
     if slot.last_exit is not None:
         fields["lastExit"] = _exit(slot.last_exit, now)
     return fields
+
+
+def _scaling(event: ScalingEvent, now: float) -> dict[str, object]:
+    return {
+        "time": _wall_clock(event.at, now),
+        "from": event.before,
+        "to": event.after,
+        "reason": event.reason,
+    }
 
 
 def _exit(exit: Exit, now: float) -> dict[str, object]:

@@ -235,6 +235,23 @@ def gpu_figures(
     return figures
 
 
+def gpu_memory(
+    environ: Mapping[str, str] | None = None, load: Callable[[], Any] = load_nvml
+) -> dict[int, tuple[int, int]]:
+    """Used bytes of memory, and all, by the number of the GPU."""
+    choice = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
+    try:
+        with _session(load) as nvml:
+            found = {}
+            for number, device in enumerate(select_visible(_survey(nvml), choice)):
+                memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByUUID(device))
+                found[number] = (memory.used, memory.total)
+    except _Unavailable as reason:
+        logger.debug("no memory of GPUs is known: %s", reason)
+        return {}
+    return found
+
+
 class _Unavailable(Exception):
     """No library, no driver, or a driver that does not answer."""
 

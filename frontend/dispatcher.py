@@ -13,6 +13,7 @@ from .errors import (
     InferenceError,
     InstallingError,
     ModelFailedError,
+    ModelLoadingError,
     NoFreeWorkerError,
     NoWorkerError,
     QueueFullError,
@@ -61,6 +62,11 @@ class Dispatcher:
         if version.spec.client_timeout or version.spec.queue_timeout or job.time_limit is not None:
             self._expect(version, job)
         self.dispatch(version, now)
+
+    def send_away(self, version: Version, job: Job, now: float) -> None:
+        """A version is being loaded, and its clients do not want to wait for that."""
+        error = ModelLoadingError(version.key[0], "nobody had asked for it lately")
+        self._fail(version, job, error, now)
 
     def abandon(self, version: Version, job: Job) -> None:
         """The client left: a waiting job leaves the queue, a running one is cancelled."""

@@ -7,6 +7,7 @@ import logging
 from time import monotonic as now
 from typing import TYPE_CHECKING, Any
 
+from .. import FlambeauError
 from ..worker.protocol import (
     Bye,
     Chunk,
@@ -17,7 +18,7 @@ from ..worker.protocol import (
     ProtocolError,
     Result,
 )
-from .commands import Command, Kill, Notify, Report, Resolve, Send, Spawn, Stream
+from .commands import Command, Kill, Notify, Report, Resolve, Scaled, Send, Spawn, Stream
 from .errors import DrainingError
 from .exits import Exit, ExitReason
 from .jobs import Outcome
@@ -86,7 +87,11 @@ class Engine:
 
         Raises ServiceUnavailableError at once when the version cannot take it.
         """
-        commands = self._fleet.offered(key, job, now())
+        try:
+            commands = self._fleet.offered(key, job, now())
+        except FlambeauError:
+            self._run(self._fleet.flush())
+            raise
         future: asyncio.Future[Outcome] = self._loop.create_future()
         self._waiting[job] = future
         self._run(commands)
@@ -199,7 +204,7 @@ class Engine:
             return self._router.send(identity, message)
         return all(self._router.send(rank, share) for rank, share in group.spread(message))
 
-    def _run_rare(self, command: Spawn | Kill | Report | Notify) -> None:
+    def _run_rare(self, command: Scaled | Spawn | Kill | Report | Notify) -> None:
         match command:
             case Notify():
                 self._notify()
@@ -209,6 +214,14 @@ class Engine:
                 self._processes.kill(identity, force)
             case Report(key, exit):
                 self._report(key, exit)
+            case Scaled(key, event):
+                logger.info(
+                    "model %s version %s: %d -> %d workers: %s",
+                    *key,
+                    event.before,
+                    event.after,
+                    event.reason,
+                )
 
     def _resolve(self, job: Job) -> None:
         future = self._waiting.pop(job, None)

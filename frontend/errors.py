@@ -222,12 +222,12 @@ class ServiceUnavailableError(FlambeauError):
 
 
 class ModelLoadingError(ServiceUnavailableError):
-    """The model is one of those that the server is to start with, and not there yet."""
+    """The model is not there yet: the server has just started, or nobody had asked for it."""
 
     reason = "loading"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f'Model "{name}" is being loaded, since the server has just started.')
+    def __init__(self, name: str, why: str = "the server has just started") -> None:
+        super().__init__(f'Model "{name}" is being loaded, since {why}.')
 
 
 class NoWorkerError(ServiceUnavailableError):

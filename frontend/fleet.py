@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 from ..worker.protocol import PROTOCOL_VERSION, Cancel, Chunk, LoadFailed, Result, Work
 from .commands import Command, Kill, Notify
 from .crew import UNREACHABLE_GRACE
+from .elastic import Elastic
 from .errors import NoWorkerError
 from .exits import Exit, ExitReason
 from .lifecycle import VersionKey, VersionState, WorkerState
 from .roster import Schemas, Version
-from .succession import Succession
 
 if TYPE_CHECKING:
     from ..worker.protocol import Message
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .version_spec import VersionSpec
 
 
-class Fleet(Succession):
+class Fleet(Elastic):
     """All versions, their workers and their requests: one method for each event."""
 
     @property
@@ -54,7 +54,18 @@ class Fleet(Succession):
         version = self.versions.get(key)
         if version is None:
             raise NoWorkerError(key[0], job.requested_version)
-        self._dispatcher.offer(version, job, now)
+        version.asked_at = now
+        if version.state is VersionState.IDLE:
+            self._wake(version, now)
+            self._dispatcher.offer(version, job, now)
+            if not version.spec.cold_start:
+                self._dispatcher.send_away(version, job, now)
+        else:
+            self._dispatcher.offer(version, job, now)
+        return self._agenda.flush()
+
+    def flush(self) -> list[Command]:
+        """What an event has set off that raised an error: a refused request may wake a version."""
         return self._agenda.flush()
 
     def abandoned(self, key: VersionKey, job: Job, now: float) -> list[Command]:
@@ -235,6 +246,9 @@ class Fleet(Succession):
         version = self.versions[key]
         version.min_workers, version.max_workers = min_workers, max_workers
         version.boot_failure = None
+        version.asked_at = now
+        version.is_asleep = version.spec.idle_timeout > 0 and max_workers == 0
+        self._look_after(version, now)
         if version.is_preparing:
             self._agenda.command(Notify(key))
             return self._agenda.flush()

@@ -36,6 +36,7 @@ class VersionState(enum.Enum):
     LOADING = "loading"
     READY = "ready"
     DEGRADED = "degraded"
+    IDLE = "idle"
     FAILED = "failed"
     DRAINING = "draining"
     REMOVED = "removed"
@@ -65,20 +66,24 @@ WORKER_TRANSITIONS: Table[WorkerState] = {
 
 VERSION_TRANSITIONS: Table[VersionState] = {
     VersionState.LOADING: frozenset(
-        {VersionState.READY, VersionState.FAILED, VersionState.DRAINING}
+        {VersionState.READY, VersionState.IDLE, VersionState.FAILED, VersionState.DRAINING}
     ),
     VersionState.READY: frozenset(
-        {VersionState.LOADING, VersionState.DEGRADED, VersionState.DRAINING}
+        {VersionState.LOADING, VersionState.DEGRADED, VersionState.IDLE, VersionState.DRAINING}
     ),
+    VersionState.IDLE: frozenset({VersionState.LOADING, VersionState.READY, VersionState.DRAINING}),
     VersionState.DEGRADED: frozenset(
         {
             VersionState.READY,
             VersionState.LOADING,
+            VersionState.IDLE,
             VersionState.FAILED,
             VersionState.DRAINING,
         }
     ),
-    VersionState.FAILED: frozenset({VersionState.LOADING, VersionState.DRAINING}),
+    VersionState.FAILED: frozenset(
+        {VersionState.LOADING, VersionState.IDLE, VersionState.DRAINING}
+    ),
     VersionState.DRAINING: frozenset({VersionState.REMOVED}),
     VersionState.REMOVED: frozenset(),
 }

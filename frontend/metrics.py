@@ -117,6 +117,7 @@ class Metrics(Collector):
         self._load_seconds: dict[tuple[VersionKey, int], float] = {}
         self._prediction_seconds: dict[VersionKey, float] = {}
         self.late_results: Callable[[], int] = int
+        self.of_fleet: Callable[[], Iterable[Metric]] = tuple
         self._versions: dict[VersionKey, _Version] = {}
         self._exits: dict[tuple[str, str, str], int] = {}
         self._responses = {"2XX": 0, "4XX": 0, "5XX": 0}
@@ -277,6 +278,7 @@ class Metrics(Collector):
             "Answers of workers that nobody waited for any more",
             value=self.late_results(),
         )
+        yield from self.of_fleet()
         yield from self._of_handlers.families()
 
     def _is_shown(self, family: Metric) -> bool:

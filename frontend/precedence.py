@@ -100,6 +100,10 @@ def make_spec(
         parallel=_parallelism(archive, block),
         max_requests=_first(archive.max_requests_per_worker, config.max_requests_per_worker),
         max_memory=_first(archive.max_worker_memory, config.max_worker_memory) << 20,
+        target_delay=_first(archive.target_queue_delay, config.target_queue_delay) / 1000,
+        scale_down_after=float(_first(archive.scale_down_after, config.scale_down_after)),
+        idle_timeout=float(_first(archive.idle_timeout, config.idle_timeout)),
+        cold_start=(archive.cold_start or config.cold_start) == "wait",
         recorded=_first(archive.record_requests, config.record_requests),
         max_age=float(_first(archive.max_worker_age, config.max_worker_age)),
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from .autoscaler import Autoscaler, ScalingEvent
 from .batcher import ModelQueue
 from .deadlines import Deadlines
 from .exits import TIMED_OUT, Exit, ExitReason
@@ -34,6 +35,8 @@ BACK_OFF_CAP = 30.0
 """Longest pause before a restart, in seconds."""
 AT_WORK_CAP = 1.0
 """Longest pause after a worker that died at work: an input did that, and others wait."""
+SCALINGS = 20
+"""Scaling events that are kept of a version."""
 BOOT_ATTEMPTS = 3
 """Failed starts in a row after which a version without a ready worker is given up."""
 
@@ -199,11 +202,14 @@ class Version(Lifecycle[VersionState]):
     """One version of a model: its queue, its slots and what it is meant to be."""
 
     __slots__ = (
+        "asked_at",
         "boot_failure",
         "deadlines",
         "failure",
         "free",
         "handler_seconds",
+        "is_asleep",
+        "is_looked_after",
         "is_preparing",
         "key",
         "max_workers",
@@ -215,6 +221,9 @@ class Version(Lifecycle[VersionState]):
         "roll",
         "roll_failure",
         "running",
+        "scaled",
+        "scaler",
+        "scalings",
         "schemas",
         "sequences",
         "slots",
@@ -263,6 +272,16 @@ class Version(Lifecycle[VersionState]):
         self.renewal_after = -math.inf
         """When the next worker may be renewed, after one whose successor was lost."""
         self.renewal_failures = 0
+        self.scaler = Autoscaler(spec.target_delay, spec.scale_down_after)
+        self.scalings: deque[ScalingEvent] = deque(maxlen=SCALINGS)
+        self.scaled = {"up": 0, "down": 0}
+        """How often its number of workers has changed by itself."""
+        self.asked_at = 0.0
+        """When the last request came, or somebody asked for workers."""
+        self.is_asleep = spec.idle_timeout > 0
+        """It has no workers until somebody asks for something."""
+        self.is_looked_after = False
+        """An alarm is set to look at it."""
         self.wake_at: float | None = None
 
     @property
@@ -278,6 +297,25 @@ class Version(Lifecycle[VersionState]):
         return False
 
     @property
+    def is_elastic(self) -> bool:
+        """Its number of workers may change by itself."""
+        return self.min_workers < self.max_workers or self.spec.idle_timeout > 0
+
+    @property
+    def least_workers(self) -> int:
+        """How many it should have now, at least."""
+        if self.spec.idle_timeout:
+            return 0 if self.is_asleep else max(1, self.min_workers)
+        return self.min_workers
+
+    def is_idle(self, now: float) -> bool:
+        """Nobody has asked for so long that the workers may go."""
+        timeout = self.spec.idle_timeout
+        if not timeout or now - self.asked_at < timeout or self.running or len(self.queue):
+            return False
+        return self.sequences is None or not self.sequences.open_sequences
+
+    @property
     def heirs(self) -> list[Slot]:
         """Successors on standby."""
         return [slot for slot in self.slots.values() if slot.standby and not slot.retiring]
@@ -285,6 +323,7 @@ class Version(Lifecycle[VersionState]):
     def adopt(self, spec: VersionSpec) -> None:
         """Be what ``spec`` says from now on; what waits goes on waiting."""
         self.spec = spec
+        self.scaler = Autoscaler(spec.target_delay, spec.scale_down_after)
         if (self.recorder is None) == bool(spec.recorded):
             self.recorder = Recorder(spec.recorded) if spec.recorded else None
         if isinstance(self.queue, ModelQueue):
@@ -324,7 +363,7 @@ class Version(Lifecycle[VersionState]):
 
     def is_healthy(self, now: float) -> bool:
         """TorchServe's /ping rule: enough workers that are up or may still come up."""
-        if self.is_preparing:
+        if self.is_preparing or self.is_asleep:
             return True
         healthy = sum(slot.is_within_retry_window(now) for slot in self.active_slots)
         return healthy >= self.min_workers
@@ -335,6 +374,8 @@ class Version(Lifecycle[VersionState]):
             return self.state
         if self.is_preparing:
             return VersionState.LOADING
+        if self.is_asleep:
+            return VersionState.IDLE
         active = self.active_slots
         if any(slot.failing_since is not None for slot in active):
             was_ready = self.state in (VersionState.READY, VersionState.DEGRADED)

@@ -11,7 +11,6 @@ import os
 import random
 import signal
 import sys
-from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,10 +21,12 @@ from .admission import make_access
 from .app import Listeners, Services, start_listeners
 from .config import SECRET_VARIABLES, prepare_run_dir
 from .dependencies import Dependencies
-from .devices import gpu_usage, visible_gpus
+from .devices import gpu_memory, gpu_usage, visible_gpus
 from .engine import Engine
 from .errors import ConfigError
 from .fleet import Fleet
+from .fleet_metrics import count_workers, fleet_families
+from .headroom import GpuMemory, Headroom
 from .launcher import LocalLauncher, visible
 from .lifecycle import SERVER_TRANSITIONS, Lifecycle, ServerState
 from .logs import Logs
@@ -43,7 +44,7 @@ from .system_metrics import SystemMetrics
 from .workflows import Workflows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from .config import Config
     from .grpc.server import GrpcListeners
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
     from .version_spec import VersionSpec
 
 logger = logging.getLogger("flambeau.server")
+
+LOOK_AT_GPUS_EVERY = 5.0
+"""Seconds between two looks at the memory of the GPUs."""
 
 
 def run(config: Config, ready_fd: int | None = None, *, reload: bool = False) -> int:
@@ -116,7 +120,9 @@ class Server:
             lambda: random.uniform(0.8, 1.2),  # noqa: S311
             self._load_message,
             config.initial_worker_port,
+            lambda *asked: self._headroom.room_for(*asked),
         )
+        self._headroom = Headroom(self._fleet.versions)
         self._placements = Placements(self._visible, self._fleet.versions)
         self._remove_stale_sockets()
         self.engine = self._make_engine()
@@ -130,7 +136,8 @@ class Server:
         )
         self._access = make_access(config)
         self._snapshots = Snapshots(config, self.registry) if config.snapshots else None
-        self.metrics.workers = self._count_workers
+        self.metrics.workers = functools.partial(count_workers, self._fleet.versions)
+        self.metrics.of_fleet = functools.partial(fleet_families, self._fleet.versions)
         self.metrics.late_results = lambda: self._fleet.late_results
 
     async def run(self) -> None:
@@ -157,6 +164,8 @@ class Server:
         logger.info("Model server started.")
         loading = loop.create_task(self._load_models(listeners))
         others = [loop.create_task(self._log_system_metrics())]
+        if self._visible:
+            others.append(loop.create_task(self._watch_gpus()))
         if self._reload:
             others.append(loop.create_task(watch(self.registry, self.engine)))
         try:
@@ -233,6 +242,12 @@ class Server:
             # Graphics drivers may take their time.
             await asyncio.to_thread(self.metrics.log_system)
             await asyncio.sleep(self._config.metric_time_interval)
+
+    async def _watch_gpus(self) -> None:
+        while True:
+            memory = await asyncio.to_thread(gpu_memory)
+            self._headroom.gpus = {number: GpuMemory(*each) for number, each in memory.items()}
+            await asyncio.sleep(LOOK_AT_GPUS_EVERY)
 
     async def _drain(self) -> None:
         """Refuse new work, finish what was accepted, let the workers go.
@@ -346,15 +361,6 @@ class Server:
     def _forget(self, key: VersionKey) -> None:
         self.metrics.forget(key)
         self._placements.forget(key)
-
-    def _count_workers(self) -> Iterator[tuple[str, str, str, int]]:
-        for (name, version), known in self._fleet.versions.items():
-            states = Counter(
-                "gone" if slot.worker is None else slot.worker.state.value
-                for slot in known.slots.values()
-            )
-            for state, count in states.items():
-                yield name, version, state, count
 
 
 async def _start_grpc(services: Services) -> GrpcListeners | None:

@@ -25,7 +25,10 @@ class VersionSpec:
     has several GPUs. A worker is renewed after about ``max_requests`` requests or ``max_age``
     seconds, and when it has more than ``max_memory`` bytes in memory; 0: never for that reason.
     A worker has to answer ``warm_up`` and ``trials``, requests to its predecessor, before it is
-    ready; up to ``recorded`` requests are kept for those that come after it.
+    ready; up to ``recorded`` requests are kept for those that come after it. Between its minimum
+    and maximum the number of workers grows while requests wait longer than ``target_delay``, and
+    shrinks after ``scale_down_after`` seconds of little work. After ``idle_timeout`` seconds
+    without a request (0: never) there are none until one comes, which waits with ``cold_start``.
     """
 
     key: VersionKey
@@ -56,6 +59,10 @@ class VersionSpec:
     warm_up: tuple[Sample, ...] = ()
     trials: tuple[Sample, ...] = ()
     recorded: int = 0
+    target_delay: float = 0.1
+    scale_down_after: float = 60.0
+    idle_timeout: float = 0.0
+    cold_start: bool = True
 
     def proven(self) -> VersionSpec:
         """The same once it has shown that it can take its predecessor's place."""

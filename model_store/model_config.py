@@ -186,6 +186,10 @@ class ModelConfig:
     max_requests_per_worker: int | None = _key("maxRequestsPerWorker", _whole_number(0))
     max_worker_memory: int | None = _key("maxWorkerMemory", _whole_number(0))  # MB
     max_worker_age: int | None = _key("maxWorkerAge", _whole_number(0))  # s
+    target_queue_delay: int | None = _key("targetQueueDelay", _whole_number(1))  # ms
+    scale_down_after: int | None = _key("scaleDownAfter", _whole_number(1))  # s
+    idle_timeout: int | None = _key("idleTimeout", _whole_number(0))  # s
+    cold_start: str | None = _key("coldStart", _one_of("wait", "reject"))
     parallel_type: str | None = _key("parallelType", _parallel_type())
     parallel_level: int | None = _key("parallelLevel", _whole_number(0))
     torchrun: TorchrunConfig | None = field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
+from flambeau import FlambeauError
 from flambeau.frontend.commands import Kill, Report, Resolve, Send, Spawn, Stream
 from flambeau.frontend.exits import Exit, ExitReason
 from flambeau.frontend.fleet import Fleet
@@ -55,9 +56,11 @@ class Driver:
                     self.loads.append((identity, load))
                     self.loading.append(identity)
                 case Send(identity=identity, message=Work() as work):
-                    slot = self.fleet.workers[identity].slot
-                    assert not slot.standby, "a successor got work before its time"
-                    assert slot.spec == slot.version.spec, "a worker of the past got work"
+                    worker = self.fleet.workers.get(identity)
+                    if worker is not None:
+                        slot = worker.slot
+                        assert not slot.standby, "a successor got work before its time"
+                        assert slot.spec == slot.version.spec, "a worker of the past got work"
                     self.work.setdefault(identity, []).append(work)
                 case Send(message=Cancel() as cancel):
                     self.cancelled.append(cancel)
@@ -106,7 +109,12 @@ class Driver:
 
     def offer(self, time_limit: float | None = None, sequence: str | None = None) -> Job:
         job = Job(f"r{next(self._ids)}", {}, [], self.now, time_limit=time_limit, sequence=sequence)
-        self.run(self.fleet.offered(KEY, job, self.now))
+        try:
+            commands = self.fleet.offered(KEY, job, self.now)
+        except FlambeauError:
+            self.run(self.fleet.flush())
+            raise
+        self.run(commands)
         self.offered.append(job)
         return job
 

@@ -23,7 +23,7 @@ LAYERS = [
     "model_store.strict_yaml model_store.signatures model_store.file_kinds "
     "model_store.shared_cache model_store.requirements",
     "frontend.settings model_store.installation",
-    "model_store.s3 model_store.environments worker.log_lines worker.metrics",
+    "frontend.autoscaler model_store.s3 model_store.environments worker.log_lines worker.metrics",
     "worker.context model_store.remote model_store.model_config frontend.lifecycle frontend.jobs "
     "frontend.run_dir "
     "frontend.metric_log frontend.metrics_config frontend.ranks "
@@ -40,7 +40,7 @@ LAYERS = [
     "model_store.archive model_store.contents frontend.roster frontend.config frontend.devices "
     "frontend.runstate",
     "model_store.store frontend.commands frontend.precedence frontend.launcher frontend.describe "
-    "frontend.system_metrics frontend.logs "
+    "frontend.system_metrics frontend.logs frontend.fleet_metrics frontend.headroom "
     "frontend.tls",
     "handlers archiver.writers frontend.storage frontend.records frontend.rank_launcher "
     "frontend.placements worker.envelopes worker.loader worker.rows worker.link "
@@ -50,6 +50,7 @@ LAYERS = [
     "worker.asynchronous worker.compat worker.warm_up",
     "archiver.sources worker.main frontend.crew frontend.router frontend.metrics",
     "frontend.succession",
+    "frontend.elastic",
     "archiver.packager frontend.fleet frontend.streams",
     "archiver.workflow_packager worker.__main__ worker.template frontend.engine "
     "frontend.background frontend.cli_client",
@@ -92,6 +93,8 @@ PURE = (
     "dispatcher",
     "crew",
     "succession",
+    "autoscaler",
+    "elastic",
     "fleet",
 )
 IMPURE = {"asyncio", "zmq", "aiohttp", "time", "socket", "subprocess", "threading", "os"}

@@ -35,6 +35,8 @@ class FleetMachine(RuleBasedStateMachine):
         fast=st.booleans(),
         at_once=st.sampled_from([1, 1, 3]),
         most_requests=st.sampled_from([0, 0, 3]),
+        idle=st.sampled_from([0.0, 0.0, 3.0]),
+        waits=st.booleans(),
     )
     def start(
         self,
@@ -48,6 +50,8 @@ class FleetMachine(RuleBasedStateMachine):
         fast,
         at_once,
         most_requests,
+        idle,
+        waits,
     ):
         self.driver = Driver(
             batch_size=size,
@@ -62,6 +66,9 @@ class FleetMachine(RuleBasedStateMachine):
             concurrency=at_once,
             max_requests=most_requests,
             max_memory=1000,
+            idle_timeout=idle,
+            cold_start=waits,
+            scale_down_after=2.0,
         )
         self.driver.handler_seconds = 0.0002 if fast else 0.1
         self.driver.scale(workers)
@@ -182,13 +189,13 @@ class FleetMachine(RuleBasedStateMachine):
         self.driver.tick(seconds)
 
     @precondition(lambda self: KEY in self.driver.fleet.versions)
-    @rule(minimum=st.integers(0, 3))
-    def scale(self, minimum):
+    @rule(minimum=st.integers(0, 3), more=st.sampled_from([0, 0, 2]))
+    def scale(self, minimum, more):
         version = self.driver.fleet.versions[KEY]
         if version.state.value == "draining":
             return
         fleet = self.driver.fleet
-        self.driver.run(fleet.scale(KEY, minimum, minimum, self.driver.now))
+        self.driver.run(fleet.scale(KEY, minimum, minimum + more, self.driver.now))
 
     @precondition(lambda self: KEY in self.driver.fleet.versions and self.driver.offered)
     @rule(seconds=st.sampled_from([0.0, 5.0]))

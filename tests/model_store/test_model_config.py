@@ -74,6 +74,10 @@ maxWorkerMemory: 16
 maxWorkerAge: 17
 warmUp: [{data: x}]
 recordRequests: 18
+targetQueueDelay: 19
+scaleDownAfter: 20
+idleTimeout: 21
+coldStart: reject
 handler:
   profile: true
 """
@@ -111,6 +115,10 @@ handler:
         max_worker_age=17,
         warm_up=(WarmUp(None, None, "x", "text/plain", 1),),
         record_requests=18,
+        target_queue_delay=19,
+        scale_down_after=20,
+        idle_timeout=21,
+        cold_start="reject",
     )
     # The text above names every field: none was forgotten.
     assert None not in [getattr(config, each.name) for each in dataclasses.fields(config)]
