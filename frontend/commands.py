@@ -82,7 +82,15 @@ class Scaled:
     event: ScalingEvent
 
 
-Command = Scaled | Send | Resolve | Stream | Spawn | Kill | Report | Notify
+@dataclass(frozen=True, slots=True)
+class Warn:
+    """Something that whoever runs the server should know of a worker. For the log."""
+
+    identity: str
+    message: str
+
+
+Command = Scaled | Send | Resolve | Stream | Spawn | Kill | Report | Notify | Warn
 
 
 Alarm = Callable[[float], None]

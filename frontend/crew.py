@@ -12,7 +12,7 @@ from .commands import Agenda, Kill, Notify, Report, Send, Spawn
 from .dispatcher import Dispatcher
 from .exits import TIMED_OUT, Exit, ExitReason
 from .lifecycle import VersionState, WorkerState
-from .roster import BOOT_ATTEMPTS, Departure, Slot, Version, Worker
+from .roster import BOOT_ATTEMPTS, CRASH_LOOP, Departure, Slot, Version, Worker
 from .samples import for_worker
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Crew:
         if worker is None:
             if not self._is_leaving(slot):
                 self._remove_slot(slot)
-        elif worker.is_ready:
+        elif worker.is_loaded:
             self._remove_from_free(worker)
             self._dispatcher.forsake(slot.version, worker.identity, now)
             self._stop_if_idle(worker, now)
@@ -174,23 +174,30 @@ class Crew:
 
     def _force(self, identity: str) -> None:
         if identity in self._departures:
+            departure = self._departures[identity]
+            self._departures[identity] = replace(departure, was_forced=True)
             self._agenda.command(Kill(identity, True))
 
     def _take_off(self, worker: Worker, exit: Exit, now: float) -> None:
         """The one way out of the fleet: GONE, its batches settled, its slot told why."""
         slot, version = worker.slot, worker.slot.version
         was_ready, was_stable = worker.ready_at is not None, worker.is_stable(now)
+        exit = worker.end(exit, now)
         worker.move(WorkerState.GONE)
         del self.workers[worker.identity]
         self._remove_from_free(worker)
         slot.worker = None
         slot.last_exit = exit
         self._departures[worker.identity] = Departure(slot, exit)
-        if exit.reason is not ExitReason.STOPPED and not slot.retiring:
+        if not exit.was_wanted:
+            version.last_exit = exit
+        if not exit.was_wanted and not slot.retiring:
             slot.failing_since = now if slot.failing_since is None else slot.failing_since
             slot.crashes = 1 if was_stable else slot.crashes + 1
             slot.died_at_work = bool(worker.in_flight)
-            if not was_ready:
+            if was_ready and not slot.standby:
+                version.crashes = 1 if worker.served or was_stable else version.crashes + 1
+            elif not was_ready:
                 slot.boot_failures += 1
                 if not slot.standby:
                     version.boot_failure = exit
@@ -204,11 +211,12 @@ class Crew:
     def _departed(self, departure: Departure, facts: Exit, now: float) -> None:
         """The process has ended: complete the record, then refill the slot or give up."""
         slot, version = departure.slot, departure.slot.version
-        record = replace(departure.exit, code=facts.code, tail=facts.tail)
-        if departure.exit.reason is ExitReason.UNREACHABLE:
-            record = facts
+        record = departure.exit.completed(facts, was_forced=departure.was_forced)
+        version.exits[record.reason.value] += 1
         if slot.last_exit is departure.exit:
             slot.last_exit = record
+        if version.last_exit is departure.exit:
+            version.last_exit = record
         if version.boot_failure is departure.exit:
             version.boot_failure = record
         self._agenda.command(Report(version.key, record))
@@ -233,6 +241,8 @@ class Crew:
             return
         if slot.boot_failures >= BOOT_ATTEMPTS and not version.ready_workers and slot.last_exit:
             self._give_up(version, slot.last_exit, now)
+        elif version.crashes >= CRASH_LOOP and not version.ready_workers and slot.last_exit:
+            self._pause(version, slot.last_exit, now)
         else:
             self._restart_later(slot, now)
 
@@ -251,9 +261,12 @@ class Crew:
     def _renew_next(self, version: Version, now: float) -> None:
         raise NotImplementedError
 
-    def _give_up(self, version: Version, why: Exit, now: float) -> None:
-        """No worker of the version can be started: FAILED rather than a loop."""
+    def _give_up(
+        self, version: Version, why: Exit, now: float, retry_at: float | None = None
+    ) -> None:
+        """No worker of the version can serve: FAILED, for good or until ``retry_at``."""
         version.failure = why
+        version.retry_at = retry_at
         if version.state is VersionState.DRAINING:
             self._dispatcher.refuse_waiting(version, now)
             self._finish_drain(version, now)
@@ -271,9 +284,22 @@ class Crew:
                 exit = Exit(slot.worker.identity, ExitReason.STOPPED, message, now)
                 self._lose(slot.worker, exit, now, force=False)
 
+    def _pause(self, version: Version, why: Exit, now: float) -> None:
+        """Workers die as soon as they work: refuse requests for a while rather than queue them."""
+        retry_at = now + version.crash_loop_pause(self._jitter())
+        self._give_up(version, why, now, retry_at)
+        self._agenda.alarm(retry_at, lambda at: self._end_pause(version, at))
+
+    def _end_pause(self, version: Version, now: float) -> None:
+        is_over = version.retry_at is not None and version.retry_at <= now
+        if is_over and version.state is VersionState.FAILED:
+            self._try_again(version, now)
+            self._refresh(version)
+
     def _try_again(self, version: Version, now: float) -> None:
         version.move(VersionState.LOADING)
         version.failure = None
+        version.retry_at = None
         leaving = {id(departure.slot) for departure in self._departures.values()}
         for slot in version.active_slots:
             slot.boot_failures = slot.crashes = 0

@@ -88,6 +88,9 @@ def describe_version(
         },
         "status": version.state.value.upper(),
         "failure": None if version.failure is None else _exit(version.failure, now),
+        "retryInSec": None if version.failure is None else _seconds_until(version.retry_at, now),
+        "exits": dict(version.exits) or None,
+        "lastExit": None if version.last_exit is None else _exit(version.last_exit, now),
         "batching": "adaptive" if spec.adaptive_batching else "fixed",
         "retryLostBatch": spec.lost_retries,
         "asyncCommunication": spec.asynchronous,
@@ -126,8 +129,7 @@ def summarise(record: Record, version: Version | None, is_default: bool) -> dict
 
 def worker_status(slot: Slot) -> str:
     """TorchServe's word for a worker's state: READY, or UNLOADING for everything else."""
-    serves = slot.worker is not None and slot.worker.is_ready and not slot.standby
-    return "READY" if serves else "UNLOADING"
+    return "READY" if slot.is_ready else "UNLOADING"
 
 
 def _worker(
@@ -148,7 +150,7 @@ def _worker(
         "pid": -1 if pid is None else pid,
         "gpu": slot.device is not None,
         "gpuUsage": "N/A" if slot.device is None else gpu_usage(slot.device),
-        "state": "gone" if worker is None else worker.state.value,
+        "state": slot.shown_state,
         "restarts": slot.restarts,
     }
     if slot.standby:
@@ -158,7 +160,7 @@ def _worker(
     if ranks:
         fields["ranks"] = ranks
     if slot.restart_at is not None:
-        fields["restartInSec"] = round(max(0.0, slot.restart_at - now), 1)
+        fields["restartInSec"] = _seconds_until(slot.restart_at, now)
     if slot.last_exit is not None:
         fields["lastExit"] = _exit(slot.last_exit, now)
     return fields
@@ -180,9 +182,18 @@ def _exit(exit: Exit, now: float) -> dict[str, object]:
         "time": _wall_clock(exit.at, now),
         "tail": [without_folders(line) for line in exit.tail],
     }
-    if exit.code is not None:
-        fields["exitCode"] = exit.code
-    return fields
+    known: dict[str, object] = {
+        "exitCode": exit.code,
+        "signal": exit.signal,
+        "memoryAtExit": exit.memory,
+        "secondsAlive": None if exit.lived is None else round(exit.lived, 1),
+        "requestsServed": exit.served,
+    }
+    return fields | {name: value for name, value in known.items() if value is not None}
+
+
+def _seconds_until(at: float | None, now: float) -> float | None:
+    return None if at is None else round(max(0.0, at - now), 1)
 
 
 def _wall_clock(at: float, now: float) -> str:

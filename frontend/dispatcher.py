@@ -12,7 +12,6 @@ from .errors import (
     DrainingError,
     InferenceError,
     InstallingError,
-    ModelFailedError,
     ModelLoadingError,
     NoFreeWorkerError,
     NoWorkerError,
@@ -22,7 +21,7 @@ from .errors import (
 from .exits import TIMED_OUT, Exit, ExitReason
 from .jobs import Batch, Job, JobState, Outcome
 from .lifecycle import VersionState, WorkerState
-from .outcomes import answered, death, failed_message, seconds_to_room, too_late
+from .outcomes import answered, death, failed, seconds_to_room, too_late
 from .roster import Version, Worker, too_slow
 from .sequences import SequenceQueue, ended_sequences
 from .worker_choice import worker_beside_suspects, worker_to_prefetch, worker_with_room
@@ -50,7 +49,7 @@ class Dispatcher:
         """Queue a new job; raises ServiceUnavailableError when that is not possible."""
         name, requested = version.key[0], job.requested_version
         if version.state is VersionState.FAILED and version.failure is not None:
-            raise ModelFailedError(failed_message(version))
+            raise failed(version, now)
         if version.state is VersionState.DRAINING:
             raise DrainingError(f'Model "{name}" is being unregistered.')
         if not version.has_active_slot:
@@ -258,7 +257,7 @@ class Dispatcher:
         error: FlambeauError
         for job in version.queue.waiting():
             if version.state is VersionState.FAILED:
-                error = ModelFailedError(failed_message(version))
+                error = failed(version, now)
             elif version.state is VersionState.DRAINING:
                 error = DrainingError(f'Model "{version.key[0]}" is being unregistered.')
             else:

@@ -93,9 +93,12 @@ class Elastic(Succession):
         self._reconcile(version, now)
         self._refresh(version)
 
-    def _give_up(self, version: Version, why: Exit, now: float) -> None:
-        super()._give_up(version, why, now)
-        if version.spec.idle_timeout and version.state is VersionState.FAILED:
+    def _give_up(
+        self, version: Version, why: Exit, now: float, retry_at: float | None = None
+    ) -> None:
+        super()._give_up(version, why, now, retry_at)
+        is_for_good = version.state is VersionState.FAILED and retry_at is None
+        if version.spec.idle_timeout and is_for_good:
             self._agenda.alarm(now + REST, lambda at: self._rest(version, why, at))
 
     def _rest(self, version: Version, why: Exit, now: float) -> None:

@@ -15,12 +15,12 @@ from ..worker.protocol import (
     Loaded,
     LoadFailed,
     Message,
+    Pong,
     ProtocolError,
     Result,
 )
-from .commands import Command, Kill, Notify, Report, Resolve, Scaled, Send, Spawn, Stream
+from .commands import Command, Kill, Notify, Report, Resolve, Scaled, Send, Spawn, Stream, Warn
 from .errors import DrainingError
-from .exits import Exit, ExitReason
 from .jobs import Outcome
 from .router import Router
 from .streams import BodyStream
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..worker.protocol import Answer
+    from .exits import Exit
     from .fleet import Fleet
     from .jobs import Job
     from .launcher import Launcher
@@ -204,7 +205,7 @@ class Engine:
             return self._router.send(identity, message)
         return all(self._router.send(rank, share) for rank, share in group.spread(message))
 
-    def _run_rare(self, command: Scaled | Spawn | Kill | Report | Notify) -> None:
+    def _run_rare(self, command: Scaled | Spawn | Kill | Report | Notify | Warn) -> None:
         match command:
             case Notify():
                 self._notify()
@@ -222,6 +223,8 @@ class Engine:
                     event.after,
                     event.reason,
                 )
+            case Warn(identity, message):
+                logger.warning("worker %s %s", identity, message)
 
     def _resolve(self, job: Job) -> None:
         future = self._waiting.pop(job, None)
@@ -299,6 +302,8 @@ class Engine:
                 self._run(self._fleet.result(identity, message, at))
             case Chunk():
                 self._run(self._fleet.chunk(identity, message, at))
+            case Pong():
+                self._run(self._fleet.pong(identity, at))
             case Hello():
                 self._run(
                     self._fleet.hello(identity, message.major, message.pid, at, message.minor)
@@ -342,8 +347,7 @@ class Engine:
         self._run(self._fleet.exited(exit, now()))
 
     def _report(self, key: VersionKey, exit: Exit) -> None:
-        is_wanted = exit.reason in (ExitReason.STOPPED, ExitReason.RECYCLED)
-        level = logging.INFO if is_wanted else logging.ERROR
+        level = logging.INFO if exit.was_wanted else logging.ERROR
         reason, why = exit.reason.value, exit.explanation
         logger.log(level, "worker %s ended: %s: %s", exit.identity, reason, why)
         self._on_exit(key, exit)

@@ -282,11 +282,13 @@ class NoFreeWorkerError(NoWorkerError):
 
 
 class ModelFailedError(ServiceUnavailableError):
-    """The version's workers cannot be started; the message carries the reason."""
+    """The version's workers cannot serve; the message carries the reason."""
 
     reason = "model_failed"
 
-    retry_after = 30
+    def __init__(self, message: str, retry_after: int = 30) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class InstallingError(ServiceUnavailableError):

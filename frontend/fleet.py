@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 from ..worker.protocol import PROTOCOL_VERSION, Cancel, Chunk, LoadFailed, Result, Work
 from .commands import Command, Kill, Notify
 from .crew import UNREACHABLE_GRACE
-from .elastic import Elastic
 from .errors import NoWorkerError
 from .exits import Exit, ExitReason
 from .lifecycle import VersionKey, VersionState, WorkerState
 from .roster import Schemas, Version
+from .vigil import Vigil
 
 if TYPE_CHECKING:
     from ..worker.protocol import Message
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .version_spec import VersionSpec
 
 
-class Fleet(Elastic):
+class Fleet(Vigil):
     """All versions, their workers and their requests: one method for each event."""
 
     @property
@@ -147,8 +147,16 @@ class Fleet(Elastic):
             self._heir_is_ready(slot, now)
         else:
             self._took_place(worker, now)
+        self._heartbeat.start(now)
         self._refresh(version)
         self._dispatcher.dispatch(version, now)
+        return self._agenda.flush()
+
+    def pong(self, identity: str, now: float) -> list[Command]:
+        """A worker has answered that it is there."""
+        worker = self.workers.get(identity)
+        if worker is not None:
+            self._is_there(worker, now)
         return self._agenda.flush()
 
     def load_failed(self, identity: str, failure: LoadFailed, now: float) -> list[Command]:
@@ -249,6 +257,7 @@ class Fleet(Elastic):
         version.asked_at = now
         version.is_asleep = version.spec.idle_timeout > 0 and max_workers == 0
         self._look_after(version, now)
+        version.crashes = 0
         if version.is_preparing:
             self._agenda.command(Notify(key))
             return self._agenda.flush()

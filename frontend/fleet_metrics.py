@@ -21,10 +21,7 @@ def count_workers(
 ) -> Iterator[tuple[str, str, str, int]]:
     """Model, version, state, and how many of its workers are in that."""
     for (name, version), known in versions.items():
-        states = Counter(
-            "gone" if slot.worker is None else slot.worker.state.value
-            for slot in known.slots.values()
-        )
+        states = Counter(slot.shown_state for slot in known.slots.values())
         for state, count in states.items():
             yield name, version, state, count
 

@@ -8,16 +8,16 @@ import logging
 import os
 import re
 import signal
-import time
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
-from ..worker.protocol import EXIT_CUDA_ERROR, REQUESTS_MARK
-from .exits import Exit, ExitReason
+from ..worker.protocol import REQUESTS_MARK
+from .exits import Exit, Oom, classify
 from .lifecycle import VersionKey, torchserve_name
 from .metric_lines import METRICS_MARK, parse_metric_line
+from .oom_kills import LOOK_EVERY, OomKills
 from .template import CopiedProcess, Template, TemplateLost
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ class LocalLauncher:
         self._on_sample = on_sample
         self._template: Template | None = None
         self._is_closed = False
+        self._oom_kills = OomKills()
+        self._looks: asyncio.TimerHandle | None = None
         self._environ = environ
         # Only this process holds the write end: when it ends, each worker reads the end of file.
         self._read_end, self._write_end = os.pipe()
@@ -129,7 +131,17 @@ class LocalLauncher:
         finally:
             os.close(out[1])
             os.close(err[1])
-        return LocalHandle(process, launch, out[0], err[0], self._on_sample)
+        handle = LocalHandle(process, launch, out[0], err[0], self._on_sample, self._oom_kills)
+        if self._looks is None:
+            self._look()
+        return handle
+
+    def _look(self) -> None:
+        """While there are workers, look at the counts of OOM kills."""
+        self._looks = None
+        self._oom_kills.look(monotonic())
+        if self._oom_kills.is_watching and not self._is_closed:
+            self._looks = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look)
 
     async def _copy(
         self, launch: Launch, environ: Mapping[str, str], out: int, err: int
@@ -207,6 +219,8 @@ class LocalLauncher:
 
     def close(self) -> None:
         self._is_closed = True
+        if self._looks is not None:
+            self._looks.cancel()
         if self._template is not None:
             self._template.close()
         os.close(self._write_end)
@@ -223,6 +237,7 @@ class LocalHandle:
         out: int,
         err: int,
         on_sample: OnSample,
+        oom_kills: OomKills,
     ) -> None:
         self._process = process
         self._on_sample = on_sample
@@ -232,7 +247,9 @@ class LocalHandle:
         number = launch.identity.rpartition("/")[2].partition("#")[0]
         self._torchserve_name = torchserve_name(launch.key, number)
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self._oom_kills = _oom_kills()
+        self._oom_kills = oom_kills
+        self._group = oom_kills.watch(process.pid, monotonic())
+        self._is_killed = False
         self._logger = logging.getLogger(f"flambeau.model.{launch.key[0]}")
         self._pumps = [
             asyncio.ensure_future(self._pump(out, logging.INFO)),
@@ -241,18 +258,31 @@ class LocalHandle:
 
     async def wait(self) -> Exit:
         code = await self._process.wait()
+        ended_at = monotonic()
+        oom = Oom.NO if self._is_killed else self._oom(code, ended_at)
+        self._oom_kills.forget(self._group)
         # What the handler has started lives in the worker's process group and ends with it.
         self._kill_group(signal.SIGKILL)
         _, still_open = await asyncio.wait(self._pumps, timeout=_PIPE_GRACE)
         for pump in still_open:
             pump.cancel()
         await asyncio.gather(*self._pumps, return_exceptions=True)
-        return classify(self._identity, code, _oom_kills() > self._oom_kills, tuple(self._tail))
+        return classify(self._identity, code, ended_at, tuple(self._tail), oom)
+
+    def _oom(self, code: int, now: float) -> Oom:
+        """What want of memory has to do with the end of the process."""
+        oom = Oom.NO
+        if code == -signal.SIGKILL and self._oom_kills.explains(self._group, now):
+            oom = Oom.KILLED
+        elif self._oom_kills.rose(self._group, now):
+            oom = Oom.NEARBY
+        return oom
 
     def terminate(self) -> None:
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
+        self._is_killed = True
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -313,35 +343,3 @@ def visible(environ: Mapping[str, str], blacklist: str) -> dict[str, str]:
         for name, value in environ.items()
         if hidden is None or hidden.fullmatch(name) is None
     }
-
-
-def classify(identity: str, code: int, was_oom: bool, tail: tuple[str, ...]) -> Exit:
-    """Why a process ended, as far as its exit code and the kernel tell.
-
-    TorchServe answers the requests of a worker that was killed with SIGKILL 507, since it mostly
-    is the kernel that does it, for want of memory; other deaths are 500.
-    """
-    reason, status = ExitReason.EXIT_CODE, 500
-    message = f"The process ended by itself with exit code {code}."
-    if code == EXIT_CUDA_ERROR:
-        reason = ExitReason.CUDA_ERROR
-        message = "A CUDA error made the worker's GPU context unusable."
-    elif code < 0:
-        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        reason, message = ExitReason.SIGNAL, f"The process was ended by {name}."
-        if -code == signal.SIGKILL:
-            status = 507
-            if was_oom:
-                reason = ExitReason.OOM_KILL
-                message = "The kernel killed the process because memory ran out."
-    return Exit(identity, reason, message, time.monotonic(), code, status, tail)
-
-
-def _oom_kills() -> int:
-    """How many processes of our control group the kernel has killed for want of memory."""
-    try:
-        group = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip()
-        events = Path(f"/sys/fs/cgroup{group}/memory.events").read_text()
-        return int(re.findall(r"^oom_kill (\d+)$", events, re.MULTILINE)[0])
-    except (OSError, IndexError):
-        return 0

@@ -26,6 +26,7 @@ class WorkerState(enum.Enum):
     LOADING = "loading"
     READY = "ready"
     BUSY = "busy"
+    UNRESPONSIVE = "unresponsive"
     STOPPING = "stopping"
     GONE = "gone"
 
@@ -58,7 +59,17 @@ WORKER_TRANSITIONS: Table[WorkerState] = {
     WorkerState.SPAWNED: frozenset({WorkerState.CONNECTED, WorkerState.GONE}),
     WorkerState.CONNECTED: frozenset({WorkerState.LOADING, WorkerState.GONE}),
     WorkerState.LOADING: frozenset({WorkerState.READY, WorkerState.GONE}),
-    WorkerState.READY: frozenset({WorkerState.BUSY, WorkerState.STOPPING, WorkerState.GONE}),
+    WorkerState.READY: frozenset(
+        {
+            WorkerState.BUSY,
+            WorkerState.UNRESPONSIVE,
+            WorkerState.STOPPING,
+            WorkerState.GONE,
+        }
+    ),
+    WorkerState.UNRESPONSIVE: frozenset(
+        {WorkerState.READY, WorkerState.STOPPING, WorkerState.GONE}
+    ),
     WorkerState.BUSY: frozenset({WorkerState.READY, WorkerState.GONE}),
     WorkerState.STOPPING: frozenset({WorkerState.GONE}),
     WorkerState.GONE: frozenset(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 from typing import TYPE_CHECKING
 
-from .errors import DeadlineExceededError, InferenceError
+from .errors import DeadlineExceededError, InferenceError, ModelFailedError
 from .jobs import Outcome
 
 if TYPE_CHECKING:
@@ -43,12 +43,21 @@ def too_late(version: Version, job: Job, in_queue: bool) -> DeadlineExceededErro
     return DeadlineExceededError(f"The request was not answered within {limit}.", "client")
 
 
-def failed_message(version: Version) -> str:
+def failed(version: Version, now: float) -> ModelFailedError:
     """What clients of a version that was given up are told."""
     reason = version.failure.message if version.failure else "unknown reason"
-    return (
-        f'Model "{version.key[0]}" version {version.key[1]} could not be started: {reason} '
-        "Mend the archive and register it again, or scale it to try once more."
+    name = f'Model "{version.key[0]}" version {version.key[1]}'
+    if version.retry_at is None:
+        return ModelFailedError(
+            f"{name} could not be started: {reason} "
+            "Mend the archive and register it again, or scale it to try once more."
+        )
+    seconds = max(1, ceil(version.retry_at - now))
+    times = f"{version.crashes} times in a row without an answer in between"
+    return ModelFailedError(
+        f"{name} is out of order: its workers ended {times}. The last: {reason} "
+        f"It is tried again in {seconds} s.",
+        seconds,
     )
 
 

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 _PORTS = 1000
 """How many ports are tried for one that is free."""
-_LEAVING = 10.0
-"""Seconds for the others to end by themselves, after a rank that has ended well."""
+_LEAVING = 1.0
+"""Seconds for the others to end by themselves, after a rank that has ended well.
+
+They have been told to stop as it was, or it has left by itself: then that must show soon.
+"""
 
 
 _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME")

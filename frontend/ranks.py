@@ -16,6 +16,8 @@ from ..worker.protocol import (
     Load,
     Loaded,
     LoadFailed,
+    Ping,
+    Pong,
     ProtocolError,
     Result,
     Stop,
@@ -63,6 +65,8 @@ class RankGroup:
         self._has_one_batch = False
         self._hellos: dict[int, Hello] = {}
         self._loaded: dict[int, Loaded] = {}
+        self._there: set[int] = set()
+        """Ranks that have said that they are there, since that was asked."""
         self._answered: dict[int, dict[int, Result]] = {}
         """Results of batches that not all ranks are done with, by batch and rank."""
 
@@ -83,17 +87,19 @@ class RankGroup:
                 (member, _load_of(rank, message)) for rank, member in enumerate(self.members)
             ]
         else:
-            members = self.members if isinstance(message, Stop) else self._workers
+            if isinstance(message, Ping):
+                self._there.clear()
+            members = self.members if isinstance(message, Ping | Stop) else self._workers
             shares = [(member, message) for member in members]
         return shares[::-1]
 
     def fold(self, rank: int, message: Message) -> Message | None:
         """What the worker says now that this rank has said this; None if nothing.
 
-        It has reported for work, or loaded its model, when all of its ranks have. One rank that
-        fails to load is enough for a failure. A batch that all ranks got is answered when all are
-        done with it: so none falls behind, and one that dies takes its batch along. Raises
-        ProtocolError for what a rank cannot say now.
+        It has reported for work, loaded its model or answered a Ping when all of its ranks have.
+        One rank that fails to load is enough for a failure. A batch that all ranks got is answered
+        when all are done with it: so none falls behind, and one that dies takes its batch along.
+        Raises ProtocolError for what a rank cannot say now.
         """
         match message:
             case Hello():
@@ -102,6 +108,9 @@ class RankGroup:
                 return self._load(rank, message)
             case LoadFailed():
                 return replace(message, message=f"Rank {rank}: {message.message}")
+            case Pong():
+                self._there.add(rank)
+                return message if len(self._there) == len(self.members) else None
             case Result() if self._is_in_step:
                 return self._answer(rank, message)
             case _:

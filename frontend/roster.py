@@ -6,8 +6,8 @@ Only Fleet changes these; everybody else reads them through their predicates.
 from __future__ import annotations
 
 import math
-from collections import deque
-from dataclasses import dataclass
+from collections import Counter, deque
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .jobs import Batch
     from .version_spec import VersionSpec
 
+CRASH_LOOP = 5
+"""Deaths in a row, without an answered batch between them, after which requests are refused."""
 STABLE_AFTER = 30.0
 """Seconds of readiness after which a worker's earlier crashes are forgotten."""
 BACK_OFF_CAP = 30.0
@@ -64,6 +66,7 @@ class Worker(Lifecycle[WorkerState]):
         "schemas",
         "served",
         "slot",
+        "unanswered",
     )
 
     def __init__(self, identity: str, slot: Slot, patience: float) -> None:
@@ -90,6 +93,8 @@ class Worker(Lifecycle[WorkerState]):
         """Bytes that it had in memory when it was last looked at; 0: not yet."""
         self.farewell: str | None = None
         """Why it is to leave, or has left, for another worker."""
+        self.unanswered = 0
+        """Seconds since it was asked whether it is there, counted from one; 0: it has answered."""
         self.patience = patience
         """When the step that it is on (start, load or stop) has taken too long."""
         self.alarm_at: float | None = None
@@ -97,6 +102,11 @@ class Worker(Lifecycle[WorkerState]):
     @property
     def is_ready(self) -> bool:
         return self.state in (WorkerState.READY, WorkerState.BUSY)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Its model is there, whether it answers or not, and it is not about to stop."""
+        return self.is_ready or self.state is WorkerState.UNRESPONSIVE
 
     @property
     def has_suspect(self) -> bool:
@@ -125,7 +135,12 @@ class Worker(Lifecycle[WorkerState]):
         """When it has run out of time for what it is doing, if that can happen."""
         if self.in_flight:
             return min(batch.deadline for batch in self.begun)
-        return None if self.is_ready else self.patience
+        return None if self.is_loaded else self.patience
+
+    def end(self, exit: Exit, now: float) -> Exit:
+        """``exit`` with what is known of the worker's life."""
+        lived, memory = now - self.slot.started_at, self.memory or None
+        return replace(exit, memory=memory, lived=lived, served=self.served)
 
     def overdue_exit(self, now: float) -> Exit:
         """Why it is given up when it has run out of time."""
@@ -176,6 +191,24 @@ class Slot:
     retiring: bool = False
     last_exit: Exit | None = None
 
+    @property
+    def is_ready(self) -> bool:
+        """A worker is there that takes requests, as far as everybody is told."""
+        is_away = self.retiring or self.standby
+        return not is_away and self.worker is not None and self.worker.is_ready
+
+    @property
+    def shown_state(self) -> str:
+        """Of its worker. Only those are shown as ready or busy that take requests."""
+        if self.worker is None:
+            return "gone"
+        if self.standby and self.worker.is_ready:
+            return "standby"
+        shown = (
+            WorkerState.STOPPING if self.retiring and self.worker.is_ready else self.worker.state
+        )
+        return shown.value
+
     def back_off(self, jitter: float) -> float:
         """Seconds until the next start: at once after the first crash, then doubling, capped."""
         failures = max(self.crashes, self.boot_failures)
@@ -204,7 +237,9 @@ class Version(Lifecycle[VersionState]):
     __slots__ = (
         "asked_at",
         "boot_failure",
+        "crashes",
         "deadlines",
+        "exits",
         "failure",
         "free",
         "handler_seconds",
@@ -212,12 +247,14 @@ class Version(Lifecycle[VersionState]):
         "is_looked_after",
         "is_preparing",
         "key",
+        "last_exit",
         "max_workers",
         "min_workers",
         "queue",
         "recorder",
         "renewal_after",
         "renewal_failures",
+        "retry_at",
         "roll",
         "roll_failure",
         "running",
@@ -262,6 +299,14 @@ class Version(Lifecycle[VersionState]):
         """Why the version was given up."""
         self.boot_failure: Exit | None = None
         """The last failed start since somebody asked for workers."""
+        self.crashes = 0
+        """Deaths of workers that had loaded the model, without an answered batch between them."""
+        self.retry_at: float | None = None
+        """When the version, which was given up, is tried again; None: when somebody asks."""
+        self.last_exit: Exit | None = None
+        """The last end of a worker that nobody wanted; it outlives the worker's slot."""
+        self.exits: Counter[str] = Counter()
+        """How many processes of workers have ended, by reason."""
         self.deadlines = Deadlines()
         self.recorder = Recorder(spec.recorded) if spec.recorded else None
         """Keeps requests for the warm-up of workers to come."""
@@ -334,18 +379,14 @@ class Version(Lifecycle[VersionState]):
     @property
     def ready_workers(self) -> list[Worker]:
         return [
-            slot.worker
-            for slot in self.active_slots
-            if slot.worker is not None and slot.worker.is_ready
+            slot.worker for slot in self.slots.values() if slot.is_ready and slot.worker is not None
         ]
 
     @property
     def is_settled(self) -> bool:
         """Every slot that should be there is ready and nobody is leaving any more."""
         return not self.is_preparing and all(
-            not slot.retiring and slot.worker is not None and slot.worker.is_ready
-            for slot in self.slots.values()
-            if not slot.standby
+            slot.is_ready for slot in self.slots.values() if not slot.standby
         )
 
     def handled(self, seconds: float) -> None:
@@ -360,6 +401,10 @@ class Version(Lifecycle[VersionState]):
         """A worker waits for one request more."""
         room = sum(worker.concurrency - len(worker.in_flight) for worker in self.free)
         return len(self.queue) < room * self.queue.batch_size
+
+    def crash_loop_pause(self, jitter: float) -> float:
+        """Seconds for which requests are refused: doubled with each death, capped."""
+        return min(BACK_OFF_CAP, 2.0 ** min(self.crashes - CRASH_LOOP, 16)) * jitter
 
     def is_healthy(self, now: float) -> bool:
         """TorchServe's /ping rule: enough workers that are up or may still come up."""
@@ -391,3 +436,5 @@ class Departure:
 
     slot: Slot
     exit: Exit
+    was_forced: bool = False
+    """It did not end by itself in the time it had."""

@@ -61,7 +61,7 @@ class Succession(Crew):
 
     def _retired(self, worker: Worker, why: str, now: float) -> None:
         """The worker is to be renewed, now or as soon as it is its turn."""
-        if worker.is_ready and not worker.slot.retiring and worker.farewell is None:
+        if worker.is_loaded and not worker.slot.retiring and worker.farewell is None:
             worker.farewell = why
             if now - (worker.ready_at or now) >= YOUNG:
                 worker.slot.version.renewal_failures = 0

@@ -12,6 +12,8 @@ import socket
 import subprocess
 from typing import TYPE_CHECKING
 
+from .exits import UNKNOWN_CODE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -20,8 +22,6 @@ logger = logging.getLogger("flambeau.engine")
 COPY_TIME = 10.0
 """Seconds for a copy to be made."""
 _LARGEST_PACKET = 64 * 1024
-UNKNOWN_EXIT = 255
-"""The exit code of a worker whose template ended before it: its own is nobody's to know."""
 
 
 class TemplateLost(OSError):
@@ -38,7 +38,7 @@ class CopiedProcess:
 
     async def wait(self) -> int:
         await self._ended.wait()
-        return UNKNOWN_EXIT if self.returncode is None else self.returncode
+        return UNKNOWN_CODE if self.returncode is None else self.returncode
 
     def has_ended(self, code: int) -> None:
         self.returncode = code
@@ -159,12 +159,12 @@ class Template:
         try:
             descriptor = os.pidfd_open(copy.pid)
         except OSError:
-            copy.has_ended(UNKNOWN_EXIT)
+            copy.has_ended(UNKNOWN_CODE)
             return
 
         def ended() -> None:
             self._loop.remove_reader(descriptor)
             os.close(descriptor)
-            copy.has_ended(UNKNOWN_EXIT)
+            copy.has_ended(UNKNOWN_CODE)
 
         self._loop.add_reader(descriptor, ended)

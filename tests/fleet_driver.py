@@ -6,13 +6,23 @@ import itertools
 from dataclasses import replace
 
 from flambeau import FlambeauError
-from flambeau.frontend.commands import Kill, Report, Resolve, Send, Spawn, Stream
+from flambeau.frontend.commands import Kill, Report, Resolve, Send, Spawn, Stream, Warn
+from flambeau.frontend.describe import worker_status
 from flambeau.frontend.exits import Exit, ExitReason
 from flambeau.frontend.fleet import Fleet
 from flambeau.frontend.jobs import Job
 from flambeau.frontend.lifecycle import VersionState, WorkerState
 from flambeau.frontend.version_spec import VersionSpec
-from flambeau.worker.protocol import Answer, Cancel, Load, LoadFailed, Result, Stop, Work
+from flambeau.worker.protocol import (
+    Answer,
+    Cancel,
+    Load,
+    LoadFailed,
+    Ping,
+    Result,
+    Stop,
+    Work,
+)
 
 KEY = ("m", "1.0")
 
@@ -34,6 +44,10 @@ class Driver:
         self.loads: list[tuple[str, Load]] = []
         self.work: dict[str, list[Work]] = {}
         self.cancelled: list[Cancel] = []
+        self.answers_pings = True
+        self.pinged: list[str] = []
+        self.unanswered: list[str] = []
+        self.warnings: list[str] = []
         self.stopping: list[str] = []
         self.killed: list[tuple[str, bool]] = []
         self.resolved: list[Job] = []
@@ -64,6 +78,11 @@ class Driver:
                     self.work.setdefault(identity, []).append(work)
                 case Send(message=Cancel() as cancel):
                     self.cancelled.append(cancel)
+                case Send(identity=identity, message=Ping()):
+                    self.pinged.append(identity)
+                    self.unanswered.append(identity)
+                case Warn(message=message):
+                    self.warnings.append(message)
                 case Send(identity=identity, message=Stop()):
                     self.stopping.append(identity)
                 case Kill(identity=identity, force=force):
@@ -82,6 +101,8 @@ class Driver:
     def tick(self, seconds: float = 0.0) -> None:
         self.now += seconds
         self.run(self.fleet.tick(self.now))
+        if self.answers_pings:
+            self.answer_pings()
 
     def scale(self, minimum: int, maximum: int | None = None) -> None:
         self.run(self.fleet.scale(KEY, minimum, maximum or minimum, self.now))
@@ -143,6 +164,12 @@ class Driver:
             if identity in self.processes:
                 self.exit(identity, 0 if identity in self.stopping else -15)
 
+    def answer_pings(self) -> None:
+        """Whoever was asked whether it is there says so."""
+        asked, self.unanswered = self.unanswered, []
+        for identity in asked:
+            self.run(self.fleet.pong(identity, self.now))
+
     def exit(self, identity: str, code: int = 3, reason: ExitReason = ExitReason.EXIT_CODE) -> None:
         self.processes.discard(identity)
         self.work.pop(identity, None)
@@ -170,6 +197,7 @@ class Driver:
                 assert not waiting, "requests wait for nobody"
             with_room = [worker for worker in version.ready_workers if worker.has_room]
             assert sorted(w.identity for w in version.free) == sorted(w.identity for w in with_room)
+            self.check_what_is_shown(version)
             for worker in version.ready_workers:
                 assert len(worker.in_flight) <= worker.credits
                 assert (worker.state is WorkerState.BUSY) == bool(worker.in_flight)
@@ -190,3 +218,18 @@ class Driver:
             job for job in self.offered if job.is_settled and job.state.value != "cancelled"
         ]
         assert sorted(j.id for j in answered) == sorted(j.id for j in self.resolved)
+
+    def check_what_is_shown(self, version) -> None:
+        """Description, metrics and probes say the same of the workers."""
+        ready = version.ready_workers
+        slots = version.slots.values()
+        assert [worker_status(slot) for slot in slots].count("READY") == len(ready)
+        assert sum(slot.shown_state in ("ready", "busy") for slot in slots) == len(ready)
+        assert not version.is_settled or len(ready) == len(version.active_slots)
+        if version.state is VersionState.FAILED:
+            assert not ready
+            assert version.failure is not None
+        for slot in slots:
+            if slot.worker is not None and slot.worker.state is WorkerState.UNRESPONSIVE:
+                assert not slot.worker.in_flight
+                assert slot.failing_since is not None

@@ -19,10 +19,11 @@ LAYERS = [
     model_store.make_environment
     frontend.errors frontend.properties frontend.table frontend.version_settings
     frontend.worker_memory frontend.access_log frontend.shielded frontend.metric_lines
+    frontend.oom_kills
     """,
     "model_store.strict_yaml model_store.signatures model_store.file_kinds "
     "model_store.shared_cache model_store.requirements",
-    "frontend.settings model_store.installation",
+    "frontend.settings model_store.installation frontend.exits",
     "frontend.autoscaler model_store.s3 model_store.environments worker.log_lines worker.metrics",
     "worker.context model_store.remote model_store.model_config frontend.lifecycle frontend.jobs "
     "frontend.run_dir "
@@ -33,7 +34,7 @@ LAYERS = [
     "frontend.batcher frontend.config_sources frontend.config_listeners "
     "frontend.config_models frontend.config_observability frontend.config_security "
     "frontend.tokens frontend.api_keys",
-    "model_store.workflow_archive frontend.access_policy frontend.sequences frontend.exits "
+    "model_store.workflow_archive frontend.access_policy frontend.sequences "
     "frontend.version_spec model_store.warm_up "
     "frontend.workflow_run",
     "frontend.handler_metrics "
@@ -45,12 +46,13 @@ LAYERS = [
     "handlers archiver.writers frontend.storage frontend.records frontend.rank_launcher "
     "frontend.placements worker.envelopes worker.loader worker.rows worker.link "
     "frontend.outcomes frontend.worker_choice frontend.worker_processes",
-    "frontend.dispatcher",
+    "frontend.dispatcher frontend.heartbeat",
     "worker.service worker.continuous",
     "worker.asynchronous worker.compat worker.warm_up",
     "archiver.sources worker.main frontend.crew frontend.router frontend.metrics",
     "frontend.succession",
     "frontend.elastic",
+    "frontend.vigil",
     "archiver.packager frontend.fleet frontend.streams",
     "archiver.workflow_packager worker.__main__ worker.template frontend.engine "
     "frontend.background frontend.cli_client",
@@ -90,11 +92,13 @@ PURE = (
     "exits",
     "roster",
     "commands",
+    "heartbeat",
     "dispatcher",
     "crew",
     "succession",
     "autoscaler",
     "elastic",
+    "vigil",
     "fleet",
 )
 IMPURE = {"asyncio", "zmq", "aiohttp", "time", "socket", "subprocess", "threading", "os"}

@@ -21,6 +21,8 @@ from .protocol import (
     Bye,
     Cancel,
     Chunk,
+    Ping,
+    Pong,
     ProtocolError,
     Result,
     Stop,
@@ -128,6 +130,8 @@ class AsyncBatches:
         elif isinstance(message, Cancel):
             if message.batch_id in self._running:
                 self._running[message.batch_id].cancel(message.index)
+        elif isinstance(message, Ping):
+            self._send(Pong())
         elif isinstance(message, Stop):
             self._is_stopping = True
             self._leave_if_done()

@@ -22,6 +22,8 @@ from .protocol import (
     Bye,
     Cancel,
     Chunk,
+    Ping,
+    Pong,
     ProtocolError,
     Result,
     Stop,
@@ -107,6 +109,8 @@ class ContinuousBatches:
             elif isinstance(message, Cancel):
                 if message.batch_id in self._running:
                     self._running[message.batch_id].is_cancelled = True
+            elif isinstance(message, Ping):
+                self._link.send(Pong())
             elif isinstance(message, Stop):
                 self._is_stopping = True
             else:

@@ -13,7 +13,7 @@ from collections import deque
 import zmq
 
 from .io_threads import let_them_batch
-from .protocol import Answer, Cancel, Chunk, Message, Result, Work, decode, encode
+from .protocol import Answer, Cancel, Chunk, Message, Ping, Pong, Result, Work, decode, encode
 
 logger = logging.getLogger("flambeau.worker")
 
@@ -98,7 +98,7 @@ class Link:
 class Inbox:
     """Messages in their order, where what is said of the batch in work can be read before its end.
 
-    Cancel is kept here and not handed out.
+    Cancel is kept here and Ping answered; neither is handed out.
     """
 
     def __init__(self, link: Link) -> None:
@@ -124,8 +124,11 @@ class Inbox:
         return not self._cancelled.isdisjoint({(batch_id, row), (batch_id, None)})
 
     def _receive(self, timeout: float | None) -> Message | None:
-        """The next message; None for none in time, and for a Cancel, which is noted."""
+        """The next message; None for none in time, and for one that is dealt with here."""
         message = self._link.receive(timeout)
+        if isinstance(message, Ping):
+            self._link.send(Pong())
+            return None
         if isinstance(message, Cancel):
             self._cancelled.add((message.batch_id, message.index))
             return None

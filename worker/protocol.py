@@ -6,8 +6,8 @@ order. A field that is missing takes its default and one that is unknown is igno
 go last and have defaults. A body up to ``INLINE_LIMIT`` bytes rides inside the header; a longer one
 is a frame of its own, and the header holds its index. Durations, never timestamps, cross the wire.
 
-Frontend to worker: Load, Work, Cancel, Stop. Worker to frontend: Hello, Loaded, LoadFailed, Chunk,
-Result, Bye.
+Frontend to worker: Load, Work, Cancel, Ping, Stop. Worker to frontend: Hello, Loaded, LoadFailed,
+Chunk, Result, Pong, Bye.
 
 Whatever cannot be decoded raises ProtocolError: the receiver gives up on its peer.
 
@@ -32,6 +32,8 @@ PROTOCOL_VERSION = (1, 3)
 """(major, minor). Another major version is refused; a minor one only adds fields and messages."""
 CANCEL_SINCE = 2
 """The minor version from which on workers know Cancel."""
+PING_SINCE = 3
+"""The minor version from which on workers know Ping."""
 
 INLINE_LIMIT = 16 * 1024
 """Bodies up to this many bytes travel inside the header: one frame costs more than the copy."""
@@ -148,6 +150,11 @@ class Stop:
 
 
 @dataclass(slots=True, frozen=True)
+class Ping:
+    """Are you there? Asked of a worker that has nothing to do; answered by Pong."""
+
+
+@dataclass(slots=True, frozen=True)
 class Hello:
     """A worker's first message."""
 
@@ -207,11 +214,19 @@ class Chunk:
 
 
 @dataclass(slots=True, frozen=True)
+class Pong:
+    """The worker waits for work: said by the loop that would take it."""
+
+
+@dataclass(slots=True, frozen=True)
 class Bye:
     """The worker leaves of its own accord; nothing follows."""
 
 
-Message = Load | Work | Cancel | Stop | Hello | Loaded | LoadFailed | Result | Chunk | Bye
+Message = (
+    Load | Work | Cancel | Ping | Stop
+    | Hello | Loaded | LoadFailed | Result | Chunk | Pong | Bye
+)  # fmt: skip
 
 _TAGS: dict[type, int] = {
     Hello: 1,
@@ -220,10 +235,12 @@ _TAGS: dict[type, int] = {
     Result: 4,
     Bye: 5,
     Chunk: 6,
+    Pong: 7,
     Load: 16,
     Work: 17,
     Stop: 18,
     Cancel: 19,
+    Ping: 20,
 }
 _TYPES = {tag: cls for cls, tag in _TAGS.items()}
 

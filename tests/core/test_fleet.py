@@ -261,6 +261,8 @@ def test_a_failing_worker_beside_a_ready_one_degrades_and_does_not_fail_the_vers
 def test_restarts_back_off_and_are_forgotten_after_a_stable_time(one: Driver):
     pauses = []
     for _ in range(9):
+        one.offer()
+        one.answer(only_worker(one))
         one.exit(only_worker(one))
         slot = next(iter(one.version.slots.values()))
         pauses.append(0.0 if slot.restart_at is None else slot.restart_at - one.now)
@@ -580,19 +582,75 @@ def test_nothing_is_sent_ahead_when_lost_requests_are_not_retried():
     assert len(driver.work[only_worker(driver)]) == 1
 
 
-def test_inputs_that_kill_workers_do_not_keep_the_model_down(one: Driver):
+def test_a_few_inputs_that_kill_workers_do_not_keep_the_model_down(one: Driver):
     slot = next(iter(one.version.slots.values()))
     for _ in range(8):
-        one.offer()
-        one.exit(only_worker(one))
-        pause = 0.0 if slot.restart_at is None else slot.restart_at - one.now
-        assert pause <= 1.0
-        one.tick(pause)
-        one.boot_all()
-        while one.busy():
-            one.exit(one.busy()[0])
-            one.tick(1.1)
+        for _ in range(2):
+            one.offer()
+            one.exit(only_worker(one))
+            pause = 0.0 if slot.restart_at is None else slot.restart_at - one.now
+            assert pause <= 1.0
+            one.tick(pause)
             one.boot_all()
+            while one.busy():
+                one.exit(one.busy()[0])
+                one.tick(1.1)
+                one.boot_all()
+        one.offer()
+        one.answer(only_worker(one))
+
+
+def test_a_model_that_answers_nothing_refuses_at_once_and_is_tried_again(one: Driver):
+    """A queue would be no answer: nobody in it is served before its client has gone."""
+    pauses = []
+    for _ in range(12):
+        one.boot_all()
+        queued = [one.offer(), one.offer()]
+        one.exit(only_worker(one))
+        if one.version.state is VersionState.FAILED:
+            assert all(job.is_settled for job in queued)
+            with pytest.raises(ModelFailedError, match="in a row without an answer") as refusal:
+                one.offer()
+            pauses.append(one.version.retry_at - one.now)
+            assert refusal.value.retry_after == pauses[-1]
+        one.tick(31.0 if pauses else 1.1)
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+    assert one.version.state is VersionState.LOADING
+    one.boot_all()
+    one.offer()
+    one.answer(only_worker(one))
+    one.exit(only_worker(one))
+    assert one.version.crashes == 1
+    assert one.version.state is VersionState.DEGRADED
+    one.check_invariants()
+
+
+def test_a_model_that_dies_while_it_is_idle_refuses_too(one: Driver):
+    for _ in range(5):
+        one.boot_all()
+        one.tick(2.0)
+        one.exit(only_worker(one), code=-9, reason=ExitReason.SIGNAL)
+        one.tick(0.0 if one.version.retry_at else 31.0)
+    with pytest.raises(ModelFailedError):
+        one.offer()
+    one.scale(1)
+    assert (one.version.retry_at, one.version.crashes) == (None, 0)
+    one.boot_all()
+    assert one.version.state is VersionState.READY
+
+
+def test_one_of_two_workers_in_a_loop_does_not_stop_the_other(one: Driver):
+    one.scale(2)
+    one.boot_all()
+    well, ill = sorted(one.fleet.workers)
+    for _ in range(9):
+        one.exit(ill)
+        one.tick(31.0)
+        one.boot_all()
+        (ill,) = set(one.fleet.workers) - {well}
+    job = one.offer()
+    one.answer(one.busy()[0])
+    assert job.state is JobState.DONE
 
 
 def test_replaced_workers_finish_what_they_have_and_the_new_ones_take_the_rest(one: Driver):

@@ -70,6 +70,7 @@ class FleetMachine(RuleBasedStateMachine):
             cold_start=waits,
             scale_down_after=2.0,
         )
+        self.driver.answers_pings = False
         self.driver.handler_seconds = 0.0002 if fast else 0.1
         self.driver.scale(workers)
         self.driver.boot_all(credits=3)
@@ -100,6 +101,18 @@ class FleetMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.01, 0.06]))
     def a_moment_passes(self, seconds):
         self.driver.tick(seconds)
+
+    @rule(count=st.integers(1, 13), answered=st.booleans())
+    def seconds_pass(self, count, answered):
+        for _ in range(count):
+            self.driver.tick(1.0)
+            if answered:
+                self.driver.answer_pings()
+                self.everybody_answers(1)
+
+    @rule()
+    def silent_workers_answer(self):
+        self.driver.answer_pings()
 
     @rule(index=st.integers(0, 50))
     def client_leaves(self, index):

@@ -18,6 +18,8 @@ from flambeau.worker.protocol import (
     Loaded,
     LoadFailed,
     Message,
+    Ping,
+    Pong,
     ProtocolError,
     Result,
     Stop,
@@ -187,3 +189,13 @@ def test_a_worker_of_the_kind_custom_is_one_process():
     custom = Parallelism("custom", 4)
     assert (custom.has_ranks, custom.processes) == (False, 1)
     assert (Parallelism("tp", 1).has_ranks, Parallelism("tp", 1).processes) == (True, 1)
+
+
+def test_a_worker_is_there_when_all_of_its_ranks_are():
+    pipeline = started("pp")
+    assert [member for member, _ in pipeline.spread(Ping())] == [f"{WORKER}~1", f"{WORKER}~0"]
+    assert pipeline.fold(0, Pong()) is None
+    assert pipeline.fold(1, Pong()) == Pong()
+    pipeline.spread(Ping())
+    assert pipeline.fold(0, Pong()) is None
+    assert pipeline.fold(0, Pong()) is None, "one of them twice is not two of them"

@@ -18,6 +18,8 @@ from flambeau.worker.protocol import (
     Loaded,
     LoadFailed,
     Part,
+    Ping,
+    Pong,
     ProtocolError,
     Request,
     Result,
@@ -50,6 +52,8 @@ answers = st.builds(
 messages = st.one_of(
     st.just(Stop()),
     st.just(Bye()),
+    st.just(Ping()),
+    st.just(Pong()),
     st.builds(Cancel, st.integers(0, 2**40), st.none() | st.integers(0, 99)),
     st.builds(Chunk, st.integers(0, 2**40), st.integers(0, 99), answers),
     st.builds(Hello, st.integers(0, 9), st.integers(0, 9), st.integers(1, 9999)),
