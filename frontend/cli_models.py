@@ -14,8 +14,9 @@ from urllib.parse import quote
 import click
 
 from .cli_client import KEY_HINT, AnswerError, Server, UnreachableError
+from .cli_description import description
 from .cli_server import locate_run_dir, running_servers
-from .cli_status import MODEL_COLUMNS, cert_option, key_option, model_row
+from .cli_status import cert_option, key_option
 from .table import render_table
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ _POSITIVE = click.IntRange(min=1)
 _PIECE = 65536
 _ADDRESSES = {"management": "http://127.0.0.1:8081", "inference": "http://127.0.0.1:8080"}
 _DEFAULT = "the server that runs here"
-WORKER_COLUMNS = ("WORKER", "PID", "STATE", "GPU", "MEMORY MIB", "RESTARTS")
 
 
 def _management_options(command: _Command) -> _Command:
@@ -147,7 +147,7 @@ def describe(name: str, version: str | None, server: Server, as_json: bool) -> N
     if as_json:
         click.echo(json.dumps(versions, indent=2))
     else:
-        click.echo("\n\n".join(_description(each) for each in versions))
+        click.echo("\n\n".join(description(each) for each in versions))
 
 
 @models.command()
@@ -247,50 +247,6 @@ def _reply(reply: Mapping[str, Any], as_json: bool) -> None:
         click.echo(reply["status"])
     else:
         raise AnswerError(f"The server's answer is not understood: {reply}")
-
-
-def _description(version: Mapping[str, Any]) -> str:
-    settings = [
-        (name, value if isinstance(value, str) else json.dumps(value))
-        for name, value in version.items()
-        if name not in ("workers", "failure", "jobQueueStatus") and value != ""
-    ]
-    parts = [
-        render_table(MODEL_COLUMNS, [model_row(version)]),
-        render_table(("SETTING", "VALUE"), settings),
-    ]
-    workers = [_worker_row(worker) for worker in version.get("workers", [])]
-    if workers:
-        parts.append(render_table(WORKER_COLUMNS, workers))
-    return "\n\n".join([*parts, *_failures(version)])
-
-
-def _worker_row(worker: Mapping[str, Any]) -> tuple[object, ...]:
-    return (
-        worker.get("id"),
-        worker.get("pid"),
-        worker.get("state") or worker.get("status"),
-        worker.get("gpuId"),
-        _mebibytes(worker.get("memoryUsage")),
-        worker.get("restarts"),
-    )
-
-
-def _failures(version: Mapping[str, Any]) -> list[str]:
-    """The whole story of each worker that ended: what the tables have no room for."""
-    exits = [worker["lastExit"] for worker in version.get("workers", []) if "lastExit" in worker]
-    if version.get("failure"):
-        exits.insert(0, version["failure"])
-    stories = []
-    for each in exits:
-        story = [f"{each.get('time', '')} {each.get('reason', '')}: {each.get('message', '')}"]
-        story += [f"  {line}" for line in each.get("tail", [])]
-        stories.append("\n".join(story))
-    return list(dict.fromkeys(stories))
-
-
-def _mebibytes(size: object) -> int | None:
-    return round(size / 2**20) if isinstance(size, int) and size > 0 else None
 
 
 def _checked_json(text: str) -> tuple[bytes, str | None]:

@@ -10,6 +10,7 @@ import click
 
 from .. import FlambeauError
 from .cli_client import READ_TIMEOUT, Server
+from .cli_description import MODEL_COLUMNS, description, model_row, trouble
 from .cli_server import NOT_RUNNING, locate_run_dir, running_servers
 from .table import render_table
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from .runstate import RunningServer
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
-MODEL_COLUMNS = ("MODEL", "VERSION", "STATE", "WORKERS", "QUEUE", "RESTARTS", "LAST EXIT")
-_LONGEST_REASON = 60
 
 
 def key_option(command: _Command) -> _Command:
@@ -47,41 +46,39 @@ def cert_option(command: _Command) -> _Command:
 
 
 @click.command(short_help="Show the running servers and their models.")
+@click.argument("model", required=False)
 @key_option
 @cert_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--run-dir", metavar="DIR", help="The run directory that the server was given.")
 @click.pass_context
 def status(
-    ctx: click.Context, key: str | None, cert: str | None, as_json: bool, run_dir: str | None
+    ctx: click.Context,
+    model: str | None,
+    key: str | None,
+    cert: str | None,
+    as_json: bool,
+    run_dir: str | None,
 ) -> None:
-    """Show the running servers, their health and their models; exit code 1 if there is none."""
+    """Show the running servers, their health and their models; exit code 1 if there is none.
+
+    With MODEL: all about that one, with the last words of its workers that ended.
+    """
     running = running_servers(locate_run_dir(run_dir))
-    reports = [_report(server, key, cert) for server in running]
+    reports = [_report(server, key, cert, model) for server in running]
     if as_json:
         click.echo(json.dumps({"servers": reports}, indent=2))
     else:
-        click.echo("\n\n".join(_text(report) for report in reports) or NOT_RUNNING)
-    ctx.exit(0 if reports else 1)
+        texts = (_text(report, is_whole=model is not None) for report in reports)
+        click.echo("\n\n".join(texts) or NOT_RUNNING)
+    found = any(report["models"] for report in reports) if model is not None else bool(reports)
+    ctx.exit(0 if found else 1)
 
 
-def model_row(version: Mapping[str, Any]) -> tuple[object, ...]:
-    """One line of the table of models, from the management API's description of a version."""
-    workers = version.get("workers", [])
-    ready = sum(worker.get("status") == "READY" for worker in workers)
-    return (
-        version.get("modelName"),
-        version.get("modelVersion"),
-        version.get("status") or ("READY" if ready else "UNLOADING"),
-        f"{ready}/{len(workers)}",
-        version.get("jobQueueStatus", {}).get("pendingRequests"),
-        sum(worker.get("restarts", 0) for worker in workers),
-        _last_exit(version),
-    )
-
-
-def _report(server: RunningServer, key: str | None, cert: str | None) -> dict[str, Any]:
-    """What is known of a server; ``error`` says why some of it is not."""
+def _report(
+    server: RunningServer, key: str | None, cert: str | None, model: str | None
+) -> dict[str, Any]:
+    """What is known of a server and of its models, or of one; ``error`` says why some is not."""
     report: dict[str, Any] = {
         "pid": server.pid,
         "startedAt": server.started_at,
@@ -96,8 +93,9 @@ def _report(server: RunningServer, key: str | None, cert: str | None) -> dict[st
             for name in ("inference", "management")
         )
         report["health"] = _health(inference)
-        for model in list(management.models()):
-            report["models"] += management.call("GET", "models", model["modelName"], "all")
+        names = [each["modelName"] for each in management.models()] if model is None else [model]
+        for name in names:
+            report["models"] += management.call("GET", "models", name, "all")
     except FlambeauError as error:
         report["error"] = error.message
     return report
@@ -116,29 +114,21 @@ def _health(inference: Server) -> str | None:
         return "Healthy" if response.status == 200 else "Unhealthy"
 
 
-def _text(report: Mapping[str, Any]) -> str:
+def _text(report: Mapping[str, Any], *, is_whole: bool) -> str:
     minutes, seconds = divmod(round(time.time() - report["startedAt"]), 60)
     health = report["health"] or "state unknown"
     lines = [f"flambeau, pid {report['pid']}, up {minutes} min {seconds} s: {health}"]
     lines += [f"  {name:<10}  {url}" for name, url in report["addresses"].items()]
     if report["log"]:
         lines.append(f"  {'log':<10}  {report['log']}")
+    models = report["models"]
     if "error" in report:
         lines.append(f"  {report['error']}")
-    elif not report["models"]:
+    elif not models:
         lines.append("No model is registered.")
-    if report["models"]:
-        lines += ["", render_table(MODEL_COLUMNS, map(model_row, report["models"]))]
+    if is_whole:
+        return "\n\n".join(["\n".join(lines), *map(description, models)])
+    if models:
+        lines += ["", render_table(MODEL_COLUMNS, map(model_row, models))]
+        lines += [f"\n{text}" for text in map(trouble, models) if text is not None]
     return "\n".join(lines)
-
-
-def _last_exit(version: Mapping[str, Any]) -> str | None:
-    """Why the version failed, else why its latest worker ended."""
-    exits = [worker["lastExit"] for worker in version.get("workers", []) if "lastExit" in worker]
-    exits.sort(key=lambda each: str(each.get("time", "")))
-    exit = version.get("failure") or (exits[-1] if exits else None)
-    if exit is None:
-        return None
-    words = (str(exit.get(part) or "").split("\n")[0] for part in ("reason", "message"))
-    text = ": ".join(word for word in words if word)
-    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 3] + "..."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import without_folders
@@ -155,6 +156,8 @@ def _worker(
     }
     if slot.standby:
         fields["standby"] = True
+    if any(map(_is_stopped, pids)):
+        fields["process"] = "stopped"
     if slot.device is not None:
         fields["gpuId"] = slot.device
     if ranks:
@@ -180,6 +183,7 @@ def _exit(exit: Exit, now: float) -> dict[str, object]:
         "reason": exit.reason.value,
         "message": exit.message,
         "time": _wall_clock(exit.at, now),
+        "secondsAgo": round(now - exit.at, 1),
         "tail": [without_folders(line) for line in exit.tail],
     }
     known: dict[str, object] = {
@@ -201,3 +205,11 @@ def _wall_clock(at: float, now: float) -> str:
     seconds = time.time() - (now - at)
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(seconds))
     return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
+
+
+def _is_stopped(pid: int) -> bool:
+    """By SIGSTOP, or by a debugger: it does nothing, whatever it is thought to do."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    except (OSError, IndexError):
+        return False

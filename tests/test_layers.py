@@ -55,7 +55,7 @@ LAYERS = [
     "frontend.vigil",
     "archiver.packager frontend.fleet frontend.streams",
     "archiver.workflow_packager worker.__main__ worker.template frontend.engine "
-    "frontend.background frontend.cli_client",
+    "frontend.background frontend.cli_client frontend.cli_description",
     "archiver.cli frontend.self_description frontend.dependencies",
     "frontend.catalog",
     "frontend.registry",

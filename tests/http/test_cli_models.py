@@ -180,13 +180,13 @@ def test_describe_shows_settings_workers_and_why_they_died(stub: Stub) -> None:
     assert summary.splitlines()[1].split()[:6] == ["m", "1.0", "DEGRADED", "1/2", "3", "2"]
     assert ["batchSize", "8"] in [line.split() for line in settings.splitlines()]
     assert [line.split() for line in workers.splitlines()[1:]] == [
-        ["0", "11", "busy", "-", "5", "-"],
-        ["1", "-1", "UNLOADING", "1", "-", "2"],
+        ["0", "11", "busy", "-", "5", "-", "-"],
+        ["1", "-1", "UNLOADING", "1", "-", "2", "signal"],
     ]
     assert story.splitlines() == [
         "2026-01-02T03:04:05.000Z signal: killed by SIGKILL",
-        "  Traceback ...",
-        "  MemoryError",
+        "  | Traceback ...",
+        "  | MemoryError",
     ]
     assert json.loads(flambeau("models", "describe", "m", "--json").output) == versions
 
@@ -327,6 +327,58 @@ def test_status_shows_health_and_all_versions(stub: Stub) -> None:
     (report,) = json.loads(flambeau("status", "--json").output)["servers"]
     assert report["health"] == "Unhealthy"
     assert [model["modelVersion"] for model in report["models"]] == ["1.0", "2.0", "1.0"]
+
+
+GONE = {
+    **DEAD,
+    "message": "The process was ended by SIGSEGV.",
+    "signal": "SIGSEGV",
+    "secondsAgo": 130.0,
+    "secondsAlive": 7300.0,
+    "requestsServed": 41,
+    "memoryAtExit": 3 * 2**20,
+    "tail": ["Fatal Python error", "at the end"],
+}
+
+
+def test_status_tells_of_trouble_in_whole_sentences_and_where_to_see_more(stub: Stub) -> None:
+    on_record(stub)
+    mute = {**READY, "status": "UNLOADING", "state": "unresponsive", "process": "stopped"}
+    ill = version("ill", "1.0", READY, lastExit=GONE, exits={"signal": 3}, status="DEGRADED")
+    stub.answers["GET", "/ping"] = (200, {"status": "Healthy"})
+    names = [{"modelName": name} for name in ("ill", "well", "mute")]
+    stub.answers["GET", "/models"] = (200, {"models": names})
+    stub.answers["GET", "/models/ill/all"] = (200, [{**ill, "retryInSec": 9.4}])
+    well = version("well", "1.0", READY, lastExit=GONE, exits={"signal": 1}, status="READY")
+    stub.answers["GET", "/models/well/all"] = (200, [well])
+    stub.answers["GET", "/models/mute/all"] = (200, [version("mute", "1.0", mute)])
+    _, table, *stories = flambeau("status").output.rstrip("\n").split("\n\n")
+    last = [line.partition("signal SIGSEGV, 2 min ago")[2] for line in table.splitlines()[1:]]
+    assert last[0].startswith(", 3 times: The process was ended by SIGSEGV.")
+    assert last[1:] == [": The process was ended by SIGSEGV.", ""]
+    assert [story.splitlines() for story in stories] == [
+        [
+            "ill 1.0:",
+            "  signal SIGSEGV, 2 min ago, 3 times: The process was ended by SIGSEGV.",
+            "  Its last words: at the end",
+            "  It is tried again in 9 s.",
+            "  More: flambeau status ill",
+        ],
+        [
+            "mute 1.0:",
+            "  Worker 0, pid 11, does not answer: its process is stopped.",
+            "  More: flambeau status mute",
+        ],
+    ]
+    whole = flambeau("status", "ill").output
+    assert (
+        "  It had been there for 2 h, answered 41 requests, had 3 MiB when last measured." in whole
+    )
+    assert "  | Fatal Python error\n  | at the end\n" in whole
+    assert "mute" not in whole
+    result = flambeau("status", "absent")
+    assert result.exit_code == 1
+    assert "Resource not found" in result.output or "404" in result.output
 
 
 def test_status_of_a_server_that_asks_for_a_token_of_the_other_api(stub: Stub) -> None:
