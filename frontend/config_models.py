@@ -137,6 +137,12 @@ class ModelsKeys:
         "wait",
         "What becomes of requests for a version that has no workers because of idle_timeout.",
     )
+    exit_on_model_failure: bool = key(
+        BOOLEAN,
+        False,
+        "End the server, with exit code 3, when a model that it serves from the start cannot be "
+        "loaded or is given up later, so that what has started the server starts it anew.",
+    )
     number_of_gpu: int | None = key(
         integer(0), None, "Use at most this many GPUs.", shown="all that are visible"
     )

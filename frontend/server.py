@@ -38,7 +38,7 @@ from .reload import watch
 from .rollout import RollingRegistry
 from .runstate import remove_state, write_state
 from .snapshots import Snapshots
-from .startup import load_startup_models
+from .startup import first_failure, load_startup_models
 from .storage import make_model_store, make_workflow_store
 from .system_metrics import SystemMetrics
 from .workflows import Workflows
@@ -55,6 +55,8 @@ logger = logging.getLogger("flambeau.server")
 
 LOOK_AT_GPUS_EVERY = 5.0
 """Seconds between two looks at the memory of the GPUs."""
+MODEL_FAILED = 3
+"""Exit code of a server that ends because of ``exit_on_model_failure``."""
 
 
 def run(config: Config, ready_fd: int | None = None, *, reload: bool = False) -> int:
@@ -74,7 +76,7 @@ def run(config: Config, ready_fd: int | None = None, *, reload: bool = False) ->
         logger.warning("%s", warning)
     loop = _new_event_loop()
     try:
-        loop.run_until_complete(_serve(config, ready_fd, reload))
+        return loop.run_until_complete(_serve(config, ready_fd, reload))
     except (FlambeauError, OSError) as error:
         logger.error("%s", error)
         _tell(ready_fd, {"error": str(error)})
@@ -83,11 +85,12 @@ def run(config: Config, ready_fd: int | None = None, *, reload: bool = False) ->
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
         logs.close()
-    return 0
 
 
-async def _serve(config: Config, ready_fd: int | None, reload: bool) -> None:
-    await Server(config, ready_fd, reload=reload).run()
+async def _serve(config: Config, ready_fd: int | None, reload: bool) -> int:
+    server = Server(config, ready_fd, reload=reload)
+    await server.run()
+    return server.exit_code
 
 
 class Server:
@@ -103,6 +106,8 @@ class Server:
         self._reload = reload
         self._ready_fd = ready_fd
         self._life = Lifecycle("server", SERVER_TRANSITIONS, ServerState.STARTING)
+        self.exit_code = 0
+        """What the process is to end with once ``run`` is over."""
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._visible = visible_gpus(os.environ)[: config.number_of_gpu]
@@ -235,6 +240,11 @@ class Server:
         gc.set_threshold(10_000, 50, 50)
         _tell(self._ready_fd, {"pid": os.getpid(), "addresses": listeners.urls, "failed": failed})
         logger.info("flambeau is ready")
+        if self._config.exit_on_model_failure:
+            why = await first_failure(self.engine, list(self._fleet.versions), failed)
+            logger.error("flambeau ends (exit_on_model_failure): %s", why)
+            self.exit_code = MODEL_FAILED
+            self._stop.set()
 
     async def _log_system_metrics(self) -> None:
         """Where metrics go to the log, the host's go there once in a while."""

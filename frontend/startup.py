@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 from .. import FlambeauError
 from ..model_store.store import default_model_name
+from .lifecycle import VersionState
 from .precedence import Registration
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ..model_store.store import ModelStore
     from .config import Config, VersionSettings
+    from .engine import Engine
+    from .lifecycle import VersionKey
     from .registry import Registry
 
 logger = logging.getLogger("flambeau.registry")
@@ -38,6 +41,23 @@ async def load_startup_models(
         *(_load(registry, name, registration, at_startup=True) for name, registration in named)
     )
     return [failure for failure in failures if failure is not None]
+
+
+async def first_failure(engine: Engine, keys: Sequence[VersionKey], failed: Sequence[str]) -> str:
+    """Why a model of the start is not served: what has ``failed``, else the first of ``keys`` that
+    is given up, as soon as one is.
+    """
+    if failed:
+        return failed[0]
+    names: list[str] = []
+
+    def has_failed() -> bool:
+        versions = filter(None, map(engine.version, keys))
+        names[:] = [each.key[0] for each in versions if each.state is VersionState.FAILED]
+        return bool(names)
+
+    await engine.wait_until(has_failed, None)
+    return f"model {names[0]} was given up"
 
 
 async def _restore(

@@ -346,3 +346,21 @@ def test_one_broken_archive_at_start_does_not_keep_the_others_from_serving(
     assert "junk" not in names
     assert "junk.mar" in server.log()
     assert "bad at start" in failed_version(server, "bad")["failure"]["message"]
+
+
+def test_a_server_that_is_told_to_ends_with_its_model(
+    new_server: Callable[..., RealServer], tmp_path: Path
+) -> None:
+    server = new_server("--models=m=ill", exit_on_model_failure="true", default_workers_per_model=1)
+    order = tmp_path / "fail"
+    source = f"from pathlib import Path\nassert not Path({str(order)!r}).exists()\n"
+    server.store.folder("ill", {"handler.py": source + GOOD})
+    server.start()
+    assert server.predict("m").status == 200
+    order.touch()
+    server.predict("m", exit=3)
+    assert server.wait(20.0) == 3
+    assert "flambeau ends (exit_on_model_failure): model m was given up" in server.log()
+    server.start()
+    assert server.wait(20.0) == 3
+    assert "flambeau ends (exit_on_model_failure): ill: Failed to start workers" in server.log()
