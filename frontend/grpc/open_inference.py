@@ -18,6 +18,8 @@ from .call import new_request_id, time_left
 from .messages import OPEN_INFERENCE, message
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..jobs import Outcome
     from ..predictor import Predictor
     from ..registry import Registry
@@ -46,14 +48,24 @@ def _response(call: str, /, **fields: Any) -> Any:
 
 
 class OpenInferenceService:
-    """The methods of ``GRPCInferenceService``."""
+    """The methods of ``GRPCInferenceService``; they say of health what HTTP's probes say.
+
+    ``is_starting``: the models of the start are not all there yet.
+    """
 
     NAME = f"{OPEN_INFERENCE}.GRPCInferenceService"
 
-    def __init__(self, predictor: Predictor, registry: Registry, caller: Caller) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        registry: Registry,
+        caller: Caller,
+        is_starting: Callable[[], bool],
+    ) -> None:
         self._predictor = predictor
         self._registry = registry
         self._caller = caller
+        self._is_starting = is_starting
 
     def handlers(self) -> Any:
         """For ``grpc.aio.Server.add_generic_rpc_handlers``."""
@@ -73,7 +85,8 @@ class OpenInferenceService:
 
     async def server_ready(self, request: Any, context: Any) -> Any:
         self._probe(context)
-        ready = not self._predictor.is_draining() and not self._registry.unready()
+        is_busy = self._predictor.is_draining() or self._is_starting()
+        ready = not is_busy and not self._registry.unready()
         return _response("ServerReady", ready=ready)
 
     async def server_metadata(self, request: Any, context: Any) -> Any:
@@ -84,6 +97,7 @@ class OpenInferenceService:
         name = _required("name", request.name)
         self._caller.admit(context).require_model(name)
         ready = self._registry.is_ready(name, request.version or None)
+        ready = ready and not self._predictor.is_draining()
         return _response("ModelReady", ready=ready)
 
     async def model_metadata(self, request: Any, context: Any) -> Any:

@@ -98,7 +98,10 @@ async def start_grpc(services: Services) -> GrpcListeners:
     managing = Caller(access, Scope.MANAGE, of_management, config.access_log)
     inference = [InferenceService(predictor, services.registry, asking).handlers()]
     if config.ts_open_inference_protocol:
-        inference.append(OpenInferenceService(predictor, services.registry, asking).handlers())
+        open_inference = OpenInferenceService(
+            predictor, services.registry, asking, services.is_starting
+        )
+        inference.append(open_inference.handlers())
     management = ManagementService(
         services.registry, managing, services.changes, config.enable_model_api
     )

@@ -253,6 +253,13 @@ def test_the_open_inference_protocols_probes(client):
     assert not client.call("open", "ModelReady", name="m").ready
 
 
+@pytest.mark.parametrize("life", ["starting", "draining"])
+def test_a_server_that_starts_or_stops_says_of_it_what_http_says(client, life):
+    setattr(client.house, life, True)
+    assert not client.call("open", "ServerReady").ready
+    assert client.call("open", "ModelReady", name="m").ready == (life == "starting")
+
+
 def test_the_open_inference_protocol_is_off_by_default(make_client):
     client = make_client()
     assert client.refusal("open", "ServerLive")[0] is grpc.StatusCode.UNIMPLEMENTED
