@@ -140,7 +140,8 @@ def _stories(version: Mapping[str, Any]) -> list[str]:
         if "secondsAlive" in each:
             facts.append(f"It had been there for {_span(each['secondsAlive'])}")
         if "requestsServed" in each:
-            facts.append(f"answered {each['requestsServed']} requests")
+            count = each["requestsServed"]
+            facts.append(f"answered {count} request{'' if count == 1 else 's'}")
         if each.get("memoryAtExit"):
             facts.append(f"had {_mebibytes(each['memoryAtExit'])} MiB when last measured")
         if facts:

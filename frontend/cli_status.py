@@ -85,6 +85,7 @@ def _report(
         "addresses": dict(server.addresses),
         "log": server.log,
         "health": None,
+        "ready": None,
         "models": [],
     }
     try:
@@ -92,7 +93,7 @@ def _report(
             Server(server.addresses[name], pinned=server.certificate, key=key, cert=cert)
             for name in ("inference", "management")
         )
-        report["health"] = _health(inference)
+        report["health"], report["ready"] = _health(inference), _readiness(inference)
         names = [each["modelName"] for each in management.models()] if model is None else [model]
         for name in names:
             report["models"] += management.call("GET", "models", name, "all")
@@ -110,13 +111,19 @@ def _health(inference: Server) -> str | None:
     if isinstance(answer, dict) and "status" in answer:
         return str(answer["status"])
     # It asks for a token, and the one at hand is for the other API; this probe asks for none.
+    return "Healthy" if _readiness(inference) else "Unhealthy"
+
+
+def _readiness(inference: Server) -> bool | None:
+    """Whether each model can be asked right now: /ping calls what may recover healthy for long."""
     with inference.send("GET", "/readyz", timeout=READ_TIMEOUT) as response:
-        return "Healthy" if response.status == 200 else "Unhealthy"
+        return {200: True, 503: False}.get(response.status)
 
 
 def _text(report: Mapping[str, Any], *, is_whole: bool) -> str:
     minutes, seconds = divmod(round(time.time() - report["startedAt"]), 60)
     health = report["health"] or "state unknown"
+    health += ", not ready" if report["ready"] is False else ""
     lines = [f"flambeau, pid {report['pid']}, up {minutes} min {seconds} s: {health}"]
     lines += [f"  {name:<10}  {url}" for name, url in report["addresses"].items()]
     if report["log"]:

@@ -241,7 +241,7 @@ class Crew:
             return
         if slot.boot_failures >= BOOT_ATTEMPTS and not version.ready_workers and slot.last_exit:
             self._give_up(version, slot.last_exit, now)
-        elif version.crashes >= CRASH_LOOP and not version.ready_workers and slot.last_exit:
+        elif version.crash_rounds >= CRASH_LOOP and not version.ready_workers and slot.last_exit:
             self._pause(version, slot.last_exit, now)
         else:
             self._restart_later(slot, now)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .version_spec import VersionSpec
 
 CRASH_LOOP = 5
-"""Deaths in a row, without an answered batch between them, after which requests are refused."""
+"""Deaths of each worker, without an answer between them, after which requests are refused."""
 STABLE_AFTER = 30.0
 """Seconds of readiness after which a worker's earlier crashes are forgotten."""
 BACK_OFF_CAP = 30.0
@@ -402,9 +402,14 @@ class Version(Lifecycle[VersionState]):
         room = sum(worker.concurrency - len(worker.in_flight) for worker in self.free)
         return len(self.queue) < room * self.queue.batch_size
 
+    @property
+    def crash_rounds(self) -> int:
+        """How often each of its workers has died in that series."""
+        return self.crashes // max(1, len(self.active_slots))
+
     def crash_loop_pause(self, jitter: float) -> float:
-        """Seconds for which requests are refused: doubled with each death, capped."""
-        return min(BACK_OFF_CAP, 2.0 ** min(self.crashes - CRASH_LOOP, 16)) * jitter
+        """Seconds for which requests are refused: doubled with each round, capped."""
+        return min(BACK_OFF_CAP, 2.0 ** min(self.crash_rounds - CRASH_LOOP, 16)) * jitter
 
     def is_healthy(self, now: float) -> bool:
         """TorchServe's /ping rule: enough workers that are up or may still come up."""

@@ -639,6 +639,15 @@ def test_a_model_that_dies_while_it_is_idle_refuses_too(one: Driver):
     assert one.version.state is VersionState.READY
 
 
+def test_workers_that_die_all_at_once_are_no_loop(one: Driver):
+    one.scale(8)
+    one.boot_all()
+    for identity in sorted(one.fleet.workers):
+        one.exit(identity, code=-9, reason=ExitReason.SIGNAL)
+    one.boot_all()
+    assert len(one.version.ready_workers) == 8
+
+
 def test_one_of_two_workers_in_a_loop_does_not_stop_the_other(one: Driver):
     one.scale(2)
     one.boot_all()

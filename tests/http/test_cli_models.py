@@ -343,6 +343,7 @@ GONE = {
 
 def test_status_tells_of_trouble_in_whole_sentences_and_where_to_see_more(stub: Stub) -> None:
     on_record(stub)
+    stub.answers["GET", "/readyz"] = (503, {"ready": False})
     mute = {**READY, "status": "UNLOADING", "state": "unresponsive", "process": "stopped"}
     ill = version("ill", "1.0", READY, lastExit=GONE, exits={"signal": 3}, status="DEGRADED")
     stub.answers["GET", "/ping"] = (200, {"status": "Healthy"})
@@ -352,7 +353,8 @@ def test_status_tells_of_trouble_in_whole_sentences_and_where_to_see_more(stub: 
     well = version("well", "1.0", READY, lastExit=GONE, exits={"signal": 1}, status="READY")
     stub.answers["GET", "/models/well/all"] = (200, [well])
     stub.answers["GET", "/models/mute/all"] = (200, [version("mute", "1.0", mute)])
-    _, table, *stories = flambeau("status").output.rstrip("\n").split("\n\n")
+    head, table, *stories = flambeau("status").output.rstrip("\n").split("\n\n")
+    assert ": Healthy, not ready\n" in head
     last = [line.partition("signal SIGSEGV, 2 min ago")[2] for line in table.splitlines()[1:]]
     assert last[0].startswith(", 3 times: The process was ended by SIGSEGV.")
     assert last[1:] == [": The process was ended by SIGSEGV.", ""]

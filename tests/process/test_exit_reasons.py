@@ -123,7 +123,7 @@ def test_every_death_is_named_for_all_who_ask(
     for how, (reason, facts) in AT_WORK.items():
         detail = facts.get("exitCode") if reason == "exit_code" else facts.get("signal")
         label = f"{reason} {detail}" if reason in ("signal", "exit_code") else reason
-        (line,) = [each for each in text.splitlines() if each.startswith(f"{names[how]} ")]
+        line = next(each for each in text.splitlines() if each.startswith(f"{names[how]} "))
         assert f"{label}, " in line, (how, line)
     assert "  | about to end by segfault" in flambeau_status(server, names["segfault"])
 
