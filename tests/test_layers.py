@@ -23,8 +23,9 @@ LAYERS = [
     """,
     "model_store.strict_yaml model_store.signatures model_store.file_kinds "
     "model_store.shared_cache model_store.requirements",
-    "frontend.settings model_store.installation frontend.exits",
-    "frontend.autoscaler model_store.s3 model_store.environments worker.log_lines worker.metrics",
+    "frontend.settings model_store.installation frontend.exits worker.memory worker.safe_batch",
+    "frontend.autoscaler model_store.s3 model_store.environments worker.log_lines worker.metrics "
+    "worker.isolation",
     "worker.context model_store.remote model_store.model_config frontend.lifecycle frontend.jobs "
     "frontend.run_dir "
     "frontend.metric_log frontend.metrics_config frontend.ranks "

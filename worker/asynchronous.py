@@ -15,6 +15,7 @@ from inspect import isasyncgen, isawaitable
 from typing import TYPE_CHECKING, Any
 
 from .log_lines import set_task_requests
+from .memory import spoils
 from .protocol import (
     EXIT_CUDA_ERROR,
     Answer,
@@ -28,7 +29,7 @@ from .protocol import (
     Stop,
     Work,
 )
-from .rows import failure, refusal, spoils
+from .rows import failure, refusal
 from .service import IN_PIECES
 from .streaming import set_task_emitter
 

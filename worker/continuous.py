@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .log_lines import set_requests
+from .memory import spoils
 from .protocol import (
     EXIT_CUDA_ERROR,
     Answer,
@@ -29,7 +30,7 @@ from .protocol import (
     Stop,
     Work,
 )
-from .rows import failure, mismatched, refusal, spoils
+from .rows import failure, mismatched, refusal
 from .streaming import set_emitter
 
 if TYPE_CHECKING:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .. import FlambeauError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class PredictionException(Exception):
@@ -26,3 +31,21 @@ class EnvelopeError(FlambeauError):
 
 class WarmUpError(FlambeauError):
     """A request that a new worker must be able to answer was answered with an error."""
+
+
+def words(error: BaseException) -> str:
+    """Type and message, if the error can tell it."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
+
+
+def with_causes(error: BaseException) -> Iterator[BaseException]:
+    """``error`` and those that led to it: handlers wrap what they catch in errors of their own."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)

@@ -26,6 +26,7 @@ from .continuous import ContinuousBatches
 from .coroutines import event_loop, is_async, one_by_one
 from .envelopes import wrap
 from .errors import WarmUpError
+from .isolation import Isolation
 from .link import Inbox, Link, die_with_parent
 from .loader import EntryPoint, load_built_in, load_entry_point, without_paths
 from .log_lines import RequestLines
@@ -118,11 +119,15 @@ class _Serving(NamedTuple):
     run: Callable[[], int]
 
 
-def _one_by_one(link: Link, inbox: Inbox, service: Service) -> int:
+def _one_by_one(link: Link, inbox: Inbox, service: Service, retries_lost: bool) -> int:
     while True:
         message = inbox.take()
         if isinstance(message, Work):
-            link.answer(service.run(message))
+            result = service.run(message)
+            if service.is_spoilt and retries_lost and len(result.answers) > 1:
+                # Lost with this worker, they are tried alone: only the culprit fails.
+                return EXIT_CUDA_ERROR
+            link.answer(result)
             if service.is_spoilt:
                 return EXIT_CUDA_ERROR
         elif isinstance(message, Stop):
@@ -197,8 +202,16 @@ def _serving(load: Load, link: Link, context: Context, entry_point: EntryPoint) 
         return _Serving(credits, schemas, context.drain_samples, rounds.run)
     inbox = Inbox(link)
     emit = None if link.is_silent else link.send
-    service = Service(entry_point, context, rows, emit=emit, is_cancelled=inbox.is_cancelled)
-    answer = partial(_one_by_one, link, inbox, service)
+    isolation = Isolation(load.batch_size, load.response_timeout, is_on=load.isolate_failures)
+    service = Service(
+        entry_point,
+        context,
+        rows,
+        emit=emit,
+        is_cancelled=inbox.is_cancelled,
+        isolation=isolation,
+    )
+    answer = partial(_one_by_one, link, inbox, service, load.retries_lost)
     return _Serving(credits, schemas, context.drain_samples, answer)
 
 

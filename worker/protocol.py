@@ -123,6 +123,12 @@ class Load:
     warm_up: list[list[Any]] = field(default_factory=list)
     """Requests to answer before Loaded: name, headers, parts, how often, whether one that fails
     fails the start."""
+    response_timeout: float = 0.0
+    """Seconds in which a batch must be answered; 0: not said."""
+    isolate_failures: bool = False
+    """A batch that the handler fails is divided, to find out which requests make it fail."""
+    retries_lost: bool = False
+    """The requests of a batch that is lost with its worker are tried again, each alone."""
 
 
 @dataclass(slots=True)
@@ -192,13 +198,17 @@ class Result:
     """The answers of one batch.
 
     ``samples`` are the handler's metrics: name, type, unit, value, dimensions, the requests' ids;
-    help and buckets of those that the handler has declared itself.
+    help and buckets of those that the handler has declared itself. ``safe_batch`` is how many
+    requests fit into memory at once, where that is less than a batch may have, else 0;
+    ``shortages`` how often memory ran out in this batch.
     """
 
     batch_id: int
     handler_seconds: float
     answers: list[Answer]
     samples: list[list[Any]] = field(default_factory=list)
+    safe_batch: int = 0
+    shortages: int = 0
 
 
 @dataclass(slots=True)
@@ -336,7 +346,10 @@ def _decode_work(fields: list[Any], frames: Sequence[Frame]) -> Work:
 
 def _encode_result(result: Result, frames: list[Frame]) -> list[Any]:
     answers = [_encode_answer(answer, frames) for answer in result.answers]
-    return [result.batch_id, result.handler_seconds, answers, result.samples]
+    fields = [result.batch_id, result.handler_seconds, answers, result.samples]
+    if result.safe_batch or result.shortages:
+        fields += [result.safe_batch, result.shortages]
+    return fields
 
 
 def _encode_answer(answer: Answer, frames: list[Frame]) -> tuple[Any, ...]:
@@ -362,6 +375,7 @@ def _decode_result(fields: list[Any], frames: Sequence[Frame]) -> Result:
         _typed(seconds, float),
         [_decode_answer(answer, frames) for answer in answers],
         _typed(rest[0], list) if rest else [],
+        *(_typed(number, int) for number in rest[1:3]),
     )
 
 

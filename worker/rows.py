@@ -13,7 +13,8 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from .errors import PredictionException
+from .errors import PredictionException, words
+from .memory import lacks_memory
 from .protocol import Answer, Body, Part, Request
 
 if TYPE_CHECKING:
@@ -184,20 +185,6 @@ def failure(error: Exception) -> Answer:
             return refusal(507 if code == 413 else code, str(error.message))
         logger.error("a PredictionException carries the code %r instead of 400 to 599", code)
         return refusal(500, str(error.message))
-    if isinstance(error, MemoryError) or "CUDA" in words(error):
+    if lacks_memory(error) or "CUDA" in words(error):
         return refusal(507, "Out of resources")
     return refusal(503, "Prediction failed")
-
-
-def spoils(error: Exception) -> bool:
-    """A CUDA error other than a lack of memory: the GPU context is unusable for good."""
-    text = words(error)
-    return "CUDA error" in text and "out of memory" not in text
-
-
-def words(error: Exception) -> str:
-    """Type and message, if the error can tell it."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:
-        return type(error).__name__

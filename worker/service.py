@@ -9,15 +9,19 @@ from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from .coroutines import pieces_of
+from .errors import words
+from .isolation import Failure, Isolation, Next
 from .log_lines import set_requests
+from .memory import lacks_memory, release_memory, spoils
 from .protocol import Chunk, Result, Work
-from .rows import Rows, failure, spoils
+from .rows import Rows, failure
 from .streaming import set_emitter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .context import Context
+    from .protocol import Answer
 
     EntryPoint = Callable[[list[dict[str, Any]], Context], Any]
 
@@ -36,7 +40,7 @@ class Service:
     """A loaded model: answers batches through its handler's entry point, by way of ``rows``.
 
     ``emit`` sends a piece of an answer, ``is_cancelled(batch_id, row)`` tells whether its client
-    has left.
+    has left. Without ``isolation`` a batch that its handler fails is failed as a whole.
     """
 
     def __init__(
@@ -47,27 +51,56 @@ class Service:
         *,
         emit: Callable[[Chunk], None] | None = None,
         is_cancelled: Callable[[int, int], bool] = never,
+        isolation: Isolation | None = None,
     ) -> None:
         self._emit = emit
         self._entry_point = entry_point
         self._context = context
         self._rows = rows
         self._is_cancelled = is_cancelled
-        self._batch_id = 0
+        self._isolation = isolation or Isolation(is_on=False)
+        self._work = Work(0, ())
+        self._first = 0
+        """The request of the batch that is the handler's first row."""
+        self._has_emitted = False
+        self._handled = 0.0
+        self._samples: list[list[Any]] = []
+        self._told: set[str] = set()
+        """Errors of this batch that are in the log."""
         self.is_spoilt = False
         """A CUDA error other than a lack of memory has left the GPU context unusable for good."""
-        context.ask_for_cancelled(lambda row: self._is_cancelled(self._batch_id, row))
+        context.ask_for_cancelled(self._has_left)
 
     def run(self, work: Work) -> Result:
         """The answers of one batch, in order. Handler errors become answers; nothing is raised,
         apart from SystemExit and KeyboardInterrupt, which end the worker.
         """
-        requests: Sequence[Any] = work.requests
+        self._work = work
+        self._handled = 0.0
+        isolation = self._isolation
+        answers = isolation.answers(len(work.requests), self._attempt)
+        samples = self._context.drain_samples()
+        if self._samples or self._told:
+            samples, self._samples = self._samples + samples, []
+            self._told.clear()
+        shortages, isolation.shortages = isolation.shortages, 0
+        return Result(
+            work.batch_id, self._handled, answers, samples, isolation.safe.size, shortages
+        )
+
+    def _attempt(self, first: int, last: int) -> list[Answer] | Failure:
+        """Have the handler work on some requests of the batch, as if they were all of it."""
+        requests: Sequence[Any] = self._work.requests
+        if first:
+            # Those of the parts before, which have their answers.
+            self._samples += self._context.drain_samples()
+        if last - first < len(requests):
+            requests = requests[first:last]
         rows, context = self._rows, self._context
-        self._batch_id = work.batch_id
         ids = [request.id for request in requests]
         headers = [rows.headers(request) for request in requests]
         data = [rows.row(request) for request in requests]
+        self._first, self._has_emitted = first, False
         context.begin_batch(ids, headers)
         set_requests(ids)
         set_emitter(self._give_away)
@@ -77,23 +110,47 @@ class Service:
             if type(returned) is list and not IN_PIECES.isdisjoint(map(type, returned)):
                 returned = self._exhaust(returned)
         except Exception as error:
-            self.is_spoilt = spoils(error)
-            answers = [failure(error)] * len(requests)
-            logger.exception("Prediction failed for request %s", ", ".join(ids))
+            failed = self._failure(error, ids, time.perf_counter() - started)
         else:
-            answers = rows.answers(context, returned, ids)
+            self._handled += time.perf_counter() - started
+            return rows.answers(context, returned, ids)
         finally:
             set_emitter(None)
             set_requests(())
-        handled = time.perf_counter() - started
-        return Result(work.batch_id, handled, answers, context.drain_samples())
+        self._handled += failed.seconds
+        if failed.lacks_memory:
+            release_memory()
+        return failed
+
+    def _failure(self, error: Exception, ids: list[str], seconds: float) -> Failure:
+        self.is_spoilt = spoils(error)
+        next = Next.LEAVE if self.is_spoilt else Next.KEEP if self._has_emitted else Next.DIVIDE
+        self._log_failure(error, ids)
+        if next is Next.DIVIDE and len(ids) > 1 and self._isolation.divides:
+            # What it has reported will be reported again.
+            self._context.drain_samples()
+        return Failure(failure(error), seconds, next, lacks_memory(error))
+
+    def _log_failure(self, error: Exception, ids: list[str]) -> None:
+        """With its traceback, once in a batch; later the requests that fail alone are named."""
+        told = words(error)
+        if told not in self._told:
+            self._told.add(told)
+            logger.exception("Prediction failed for request %s", ", ".join(ids))
+        elif len(ids) == 1:
+            logger.warning("Prediction failed for request %s: %s", ids[0], told)
 
     def _give_away(self, row: int, item: object) -> None:
         """Send a piece of an answer; raises TypeError or ValueError for what has no bytes."""
+        self._has_emitted = True
         if self._emit is None:
             return
         piece = self._rows.piece(self._context, row, item)
-        self._emit(Chunk(self._batch_id, row, piece))
+        self._emit(Chunk(self._work.batch_id, self._first + row, piece))
+
+    def _has_left(self, row: int) -> bool:
+        """The client of a row that the handler sees has left."""
+        return self._is_cancelled(self._work.batch_id, self._first + row)
 
     def _exhaust(self, returned: list[Any]) -> list[Any]:
         """Send what generators among the answers yield, turn by turn, until all have ended.
@@ -109,7 +166,7 @@ class Service:
         while going:
             for row, generator in list(going.items()):
                 try:
-                    if self._is_cancelled(self._batch_id, row):
+                    if self._has_left(row):
                         del going[row]
                         generator.close()
                     else:
