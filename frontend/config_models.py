@@ -101,6 +101,12 @@ class ModelsKeys:
         "How often a request is tried again, alone, after the worker died that had it; 0 fails "
         "the whole batch, as TorchServe does.",
     )
+    isolate_failures: bool = key(
+        BOOLEAN,
+        True,
+        "Divide a batch that its handler fails or that does not fit into memory, so that other "
+        "requests get their answers; false fails the whole batch, as TorchServe does.",
+    )
     max_requests_per_worker: int = key(
         integer(0), 0, "Requests after which a worker is replaced by a new one; 0: never."
     )

@@ -12,6 +12,7 @@ from .commands import Agenda, Kill, Notify, Report, Send, Spawn
 from .dispatcher import Dispatcher
 from .exits import TIMED_OUT, Exit, ExitReason
 from .lifecycle import VersionState, WorkerState
+from .memory_limits import limit_batches
 from .roster import BOOT_ATTEMPTS, CRASH_LOOP, Departure, Slot, Version, Worker
 from .samples import for_worker
 
@@ -201,6 +202,8 @@ class Crew:
                 slot.boot_failures += 1
                 if not slot.standby:
                     version.boot_failure = exit
+        if worker.safe_batch:
+            limit_batches(version)
         batches, worker.in_flight = list(worker.in_flight.values()), {}
         self._dispatcher.lose(version, batches, worker.concurrency, exit, now)
         if not version.has_active_slot:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import without_folders
+from .memory_limits import safe_batch
 from .worker_memory import resident_bytes
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def describe_version(
         "lastExit": None if version.last_exit is None else _exit(version.last_exit, now),
         "batching": "adaptive" if spec.adaptive_batching else "fixed",
         "retryLostBatch": spec.lost_retries,
+        "isolateFailures": spec.isolate_failures,
+        "safeBatchSize": safe_batch(version),
         "asyncCommunication": spec.asynchronous,
         "concurrency": spec.concurrency,
         "targetQueueDelay": round(spec.target_delay * 1000) if version.is_elastic else None,

@@ -6,6 +6,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from ..worker.protocol import CANCEL_SINCE, Cancel, Work
+from . import memory_limits
 from .batcher import ModelQueue
 from .commands import Agenda, Resolve, Send, Stream
 from .errors import (
@@ -172,6 +173,8 @@ class Dispatcher:
         size = len(batch.jobs)
         version.running -= size
         worker.served += size
+        if result.shortages or result.safe_batch != worker.safe_batch:
+            memory_limits.learn(worker, result)
         for job, answer in zip(batch.jobs, result.answers, strict=True):
             if job.outcome is None:
                 outcome = answered(job, answer, took, result.handler_seconds, size)

@@ -65,6 +65,7 @@ def make_spec(
     archive, block = stored.config, _block(key, config)
     batch_size = _first(asked.batch_size, archive.batch_size, block.batch_size, 1)
     delay = _first(asked.max_batch_delay, archive.max_batch_delay, block.max_batch_delay, 100)
+    parallel = _parallelism(archive, block)
     return VersionSpec(
         key=key,
         model_dir=str(stored.model_dir),
@@ -90,6 +91,7 @@ def make_spec(
         queue_size=_first(archive.job_queue_size, config.job_queue_size),
         max_retry_timeout=_first(archive.max_retry_timeout_in_sec, 300),
         lost_retries=_first(archive.retry_lost_batch, config.retry_lost_batch),
+        isolate_failures=_isolates(archive, config, parallel),
         device_type=archive.device_type,
         device_ids=tuple(archive.device_ids or ()),
         concurrency=_concurrency(archive, batch_size),
@@ -97,7 +99,7 @@ def make_spec(
         continuous=bool(archive.continuous_batching),
         sequences=_sequences(archive, config),
         python=python,
-        parallel=_parallelism(archive, block),
+        parallel=parallel,
         max_requests=_first(archive.max_requests_per_worker, config.max_requests_per_worker),
         max_memory=_first(archive.max_worker_memory, config.max_worker_memory) << 20,
         target_delay=_first(archive.target_queue_delay, config.target_queue_delay) / 1000,
@@ -115,6 +117,18 @@ def _concurrency(archive: ModelConfig, batch_size: int) -> int:
         # As in TorchServe: requests of a sequence meet the one that is running.
         return 2 * batch_size if archive.sequence_batching else batch_size
     return _first(archive.max_concurrency, MAX_CONCURRENCY) if archive.async_communication else 1
+
+
+def _isolates(archive: ModelConfig, config: Config, parallel: Parallelism | None) -> bool:
+    """Whether a batch may be given to the handler again, in parts.
+
+    Not where many are in work at once, where a worker keeps the state of sequences, and where ranks
+    have to agree on what they do next.
+    """
+    wanted: bool = _first(archive.isolate_failures, config.isolate_failures)
+    if archive.async_communication or archive.continuous_batching or archive.sequence_batching:
+        return False
+    return wanted and not (parallel is not None and parallel.has_ranks)
 
 
 def _sequences(archive: ModelConfig, config: Config) -> SequenceSpec | None:

@@ -63,6 +63,7 @@ class Worker(Lifecycle[WorkerState]):
         "pid",
         "quota",
         "ready_at",
+        "safe_batch",
         "schemas",
         "served",
         "slot",
@@ -85,6 +86,8 @@ class Worker(Lifecycle[WorkerState]):
         self.ready_at: float | None = None
         self.schemas: Schemas = (None, None)
         """What its handler says of its input and output."""
+        self.safe_batch = 0
+        """Requests that fit into its memory at once, where it has learnt that; else 0."""
         self.served = 0
         """Requests that it has answered."""
         self.quota = math.inf
@@ -263,6 +266,7 @@ class Version(Lifecycle[VersionState]):
         "scalings",
         "schemas",
         "sequences",
+        "shortages",
         "slots",
         "spec",
         "wake_at",
@@ -307,6 +311,8 @@ class Version(Lifecycle[VersionState]):
         """The last end of a worker that nobody wanted; it outlives the worker's slot."""
         self.exits: Counter[str] = Counter()
         """How many processes of workers have ended, by reason."""
+        self.shortages = 0
+        """Calls of the handler that ran out of memory."""
         self.deadlines = Deadlines()
         self.recorder = Recorder(spec.recorded) if spec.recorded else None
         """Keeps requests for the warm-up of workers to come."""

@@ -20,7 +20,8 @@ class VersionSpec:
     ``continuous``, where each is one request, the rows of its rounds.
     ``client_timeout`` is for the whole of a request and ``queue_timeout`` for its wait; 0 means no
     limit. ``queue_size`` is per version; with ``job_ticket`` nobody waits at all. ``lost_retries``
-    is how often a request of a lost batch is tried again. ``python`` is the interpreter of the
+    is how often a request of a lost batch is tried again. With ``isolate_failures`` a batch that
+    the handler fails is divided. ``python`` is the interpreter of the
     version's own environment, None for that of all workers. ``parallel`` is there where a worker
     has several GPUs. A worker is renewed after about ``max_requests`` requests or ``max_age``
     seconds, and when it has more than ``max_memory`` bytes in memory; 0: never for that reason.
@@ -45,6 +46,7 @@ class VersionSpec:
     queue_size: int = 100
     max_retry_timeout: float = 300.0
     lost_retries: int = 1
+    isolate_failures: bool = False
     device_type: str | None = None
     device_ids: tuple[int, ...] = ()
     concurrency: int = 1

@@ -183,6 +183,7 @@ class ModelConfig:
     max_retry_timeout_in_sec: int | None = _key("maxRetryTimeoutInSec", _whole_number(0))
     batching: str | None = _key("batching", _one_of("adaptive", "fixed"))
     retry_lost_batch: int | None = _key("retryLostBatch", _whole_number(0, 10))
+    isolate_failures: bool | None = _key("isolateFailures", _TRUE_OR_FALSE)
     max_requests_per_worker: int | None = _key("maxRequestsPerWorker", _whole_number(0))
     max_worker_memory: int | None = _key("maxWorkerMemory", _whole_number(0))  # MB
     max_worker_age: int | None = _key("maxWorkerAge", _whole_number(0))  # s

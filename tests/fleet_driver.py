@@ -142,14 +142,13 @@ class Driver:
     def busy(self) -> list[str]:
         return [identity for identity, batches in self.work.items() if batches]
 
-    def answer(self, identity: str, *, error: bool = False, batch: int = 0) -> None:
+    def answer(
+        self, identity: str, *, error: bool = False, batch: int = 0, safe_batch: int = 0
+    ) -> None:
         work = self.work[identity].pop(batch)
         answers = [Answer(503 if error else 200, body=b"x", is_error=error) for _ in work.requests]
-        self.run(
-            self.fleet.result(
-                identity, Result(work.batch_id, self.handler_seconds, answers), self.now
-            )
-        )
+        result = Result(work.batch_id, self.handler_seconds, answers, safe_batch=safe_batch)
+        self.run(self.fleet.result(identity, result, self.now))
 
     def roll(self, **changes) -> None:
         spec = replace(self.version.spec, **changes)

@@ -36,7 +36,7 @@ LAYERS = [
     "frontend.config_models frontend.config_observability frontend.config_security "
     "frontend.tokens frontend.api_keys",
     "model_store.workflow_archive frontend.access_policy frontend.sequences "
-    "frontend.version_spec model_store.warm_up "
+    "frontend.version_spec model_store.warm_up frontend.memory_limits "
     "frontend.workflow_run",
     "frontend.handler_metrics "
     "model_store.archive model_store.contents frontend.roster frontend.config frontend.devices "
@@ -44,6 +44,7 @@ LAYERS = [
     "model_store.store frontend.commands frontend.precedence frontend.launcher frontend.describe "
     "frontend.system_metrics frontend.logs frontend.fleet_metrics frontend.headroom "
     "frontend.tls",
+    "frontend.memory_metrics "
     "handlers archiver.writers frontend.storage frontend.records frontend.rank_launcher "
     "frontend.placements worker.envelopes worker.loader worker.rows worker.link "
     "frontend.outcomes frontend.worker_choice frontend.worker_processes",
@@ -94,6 +95,7 @@ PURE = (
     "roster",
     "commands",
     "heartbeat",
+    "memory_limits",
     "dispatcher",
     "crew",
     "succession",
