@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..worker.protocol import Stop
 from .commands import Agenda, Kill, Notify, Report, Send, Spawn
 from .dispatcher import Dispatcher
-from .exits import TIMED_OUT, Exit, ExitReason
+from .exits import SPOILT, TIMED_OUT, Exit, ExitReason
 from .lifecycle import VersionState, WorkerState
 from .memory_limits import limit_batches
 from .roster import BOOT_ATTEMPTS, CRASH_LOOP, Departure, Slot, Version, Worker
@@ -172,6 +172,23 @@ class Crew:
         self._agenda.command(Kill(exit.identity, force))
         if not force:
             self._agenda.alarm(now + STOP_TIMEOUT, lambda _: self._force(exit.identity))
+
+    def _let_end(self, worker: Worker, exit: Exit, now: float) -> None:
+        """Give the worker up whose process ends by itself, and end it if it does not."""
+        self._take_off(worker, exit, now)
+        self._agenda.alarm(now + UNREACHABLE_GRACE, lambda _: self._force(exit.identity))
+
+    def _leaves_spoilt(self, worker: Worker, now: float) -> None:
+        """The worker has given its last answer: what has been sent after it goes to another."""
+        if worker.concurrency == 1:
+            for batch in reversed(worker.in_flight.values()):
+                self._dispatcher.take_back(worker, batch)
+            worker.in_flight = {}
+        slot, exit = worker.slot, Exit(worker.identity, ExitReason.CUDA_ERROR, SPOILT, now)
+        self._let_end(worker, exit, now)
+        # An input did it, as if the worker had died of that.
+        slot.died_at_work = True
+        self._finish_drain(slot.version, now)
 
     def _force(self, identity: str) -> None:
         if identity in self._departures:

@@ -42,6 +42,7 @@ class Oom(enum.Enum):
 
 UNKNOWN_CODE = 256
 """In place of an exit code that nobody was told; real ones are smaller."""
+SPOILT = "A CUDA error made the worker's GPU context unusable."
 TIMED_OUT = 504
 """Status of requests whose worker ran out of time."""
 _CLOCKS = {
@@ -117,7 +118,7 @@ def classify(
     message = f"The process ended by itself with exit code {code}."
     if code == EXIT_CUDA_ERROR:
         reason = ExitReason.CUDA_ERROR
-        message = "A CUDA error made the worker's GPU context unusable."
+        message = SPOILT
     elif code == UNKNOWN_CODE:
         reason = ExitReason.UNKNOWN
         message = "The process ended, and nobody saw how: its template had ended before it."

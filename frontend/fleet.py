@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from ..worker.protocol import PROTOCOL_VERSION, Cancel, Chunk, LoadFailed, Result, Work
 from .commands import Command, Kill, Notify
-from .crew import UNREACHABLE_GRACE
 from .errors import NoWorkerError
 from .exits import Exit, ExitReason
 from .lifecycle import VersionKey, VersionState, WorkerState
@@ -86,6 +85,9 @@ class Fleet(Vigil):
         if len(result.answers) != len(batch.jobs):
             return self.violated(identity, "answered another number of requests than asked", now)
         self._dispatcher.complete(worker, batch, result, now)
+        if result.is_spoilt:
+            self._leaves_spoilt(worker, now)
+            return self._agenda.flush()
         version = worker.slot.version
         if worker.served >= worker.quota:
             self._served_enough(worker, now)
@@ -194,8 +196,7 @@ class Fleet(Vigil):
             # Not so for sequences: what the worker remembered of them is gone.
             self._dispatcher.take_back(worker, worker.in_flight.pop(message.batch_id))
         exit = Exit(identity, ExitReason.UNREACHABLE, "The worker cannot be reached.", now)
-        self._take_off(worker, exit, now)
-        self._agenda.alarm(now + UNREACHABLE_GRACE, lambda _: self._force(identity))
+        self._let_end(worker, exit, now)
         return self._agenda.flush()
 
     def exited(self, exit: Exit, now: float) -> list[Command]:

@@ -142,12 +142,11 @@ class Driver:
     def busy(self) -> list[str]:
         return [identity for identity, batches in self.work.items() if batches]
 
-    def answer(
-        self, identity: str, *, error: bool = False, batch: int = 0, safe_batch: int = 0
-    ) -> None:
+    def answer(self, identity: str, *, error: bool = False, batch: int = 0, **says) -> None:
+        """A worker answers one of its batches, and ``says`` more in its Result."""
         work = self.work[identity].pop(batch)
         answers = [Answer(503 if error else 200, body=b"x", is_error=error) for _ in work.requests]
-        result = Result(work.batch_id, self.handler_seconds, answers, safe_batch=safe_batch)
+        result = Result(work.batch_id, self.handler_seconds, answers, **says)
         self.run(self.fleet.result(identity, result, self.now))
 
     def roll(self, **changes) -> None:

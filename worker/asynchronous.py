@@ -80,12 +80,15 @@ class AsyncBatches:
         rows: Rows,
         link: Link,
         loop: asyncio.AbstractEventLoop,
+        *,
+        retries_lost: bool = False,
     ) -> None:
         self._entry_point = entry_point
         self._context = context
         self._rows = rows
         self._link = link
         self._loop = loop
+        self._retries_lost = retries_lost
         self._thread = threading.get_ident()
         self._running: dict[int, Running] = {}
         self._will_read = False
@@ -175,12 +178,18 @@ class AsyncBatches:
             if not running.cancelled:
                 logger.error("The handler cancelled request %s", ", ".join(running.ids))
             answers = [refusal(503, "Prediction failed")] * len(running.ids)
+        is_spoilt = self._exit_code != 0
+        if is_spoilt and self._retries_lost and len(answers) > 1:
+            # Lost with this worker, they are tried alone: only the culprit fails.
+            self._leave()
+            return
         batch_id = running.work.batch_id
         del self._running[batch_id]
         samples = self._context.drain_samples()
-        self._link.answer(Result(batch_id, running.seconds, answers, samples))
+        result = Result(batch_id, running.seconds, answers, samples, is_spoilt=is_spoilt)
+        self._link.answer(result)
         self._read_soon()
-        if self._exit_code:
+        if is_spoilt:
             self._leave()
         else:
             self._leave_if_done()

@@ -124,11 +124,11 @@ def _one_by_one(link: Link, inbox: Inbox, service: Service, retries_lost: bool) 
         message = inbox.take()
         if isinstance(message, Work):
             result = service.run(message)
-            if service.is_spoilt and retries_lost and len(result.answers) > 1:
+            if result.is_spoilt and retries_lost and len(result.answers) > 1:
                 # Lost with this worker, they are tried alone: only the culprit fails.
                 return EXIT_CUDA_ERROR
             link.answer(result)
-            if service.is_spoilt:
+            if result.is_spoilt:
                 return EXIT_CUDA_ERROR
         elif isinstance(message, Stop):
             link.send(Bye())
@@ -184,7 +184,9 @@ def _serving(load: Load, link: Link, context: Context, entry_point: EntryPoint) 
             )
             credits = 1
         _warm_up(load, entry_point, context, rows)
-        batches = AsyncBatches(entry_point, context, rows, link, event_loop())
+        batches = AsyncBatches(
+            entry_point, context, rows, link, event_loop(), retries_lost=load.retries_lost
+        )
         return _Serving(credits, schemas, context.drain_samples, batches.run)
     if load.asynchronous:
         logger.warning("With a service_envelope an async handler gets one batch at a time.")

@@ -200,7 +200,8 @@ class Result:
     ``samples`` are the handler's metrics: name, type, unit, value, dimensions, the requests' ids;
     help and buckets of those that the handler has declared itself. ``safe_batch`` is how many
     requests fit into memory at once, where that is less than a batch may have, else 0;
-    ``shortages`` how often memory ran out in this batch.
+    ``shortages`` how often memory ran out in this batch. With ``is_spoilt`` the worker leaves: its
+    GPU context is unusable.
     """
 
     batch_id: int
@@ -209,6 +210,7 @@ class Result:
     samples: list[list[Any]] = field(default_factory=list)
     safe_batch: int = 0
     shortages: int = 0
+    is_spoilt: bool = False
 
 
 @dataclass(slots=True)
@@ -347,8 +349,8 @@ def _decode_work(fields: list[Any], frames: Sequence[Frame]) -> Work:
 def _encode_result(result: Result, frames: list[Frame]) -> list[Any]:
     answers = [_encode_answer(answer, frames) for answer in result.answers]
     fields = [result.batch_id, result.handler_seconds, answers, result.samples]
-    if result.safe_batch or result.shortages:
-        fields += [result.safe_batch, result.shortages]
+    if result.safe_batch or result.shortages or result.is_spoilt:
+        fields += [result.safe_batch, result.shortages, result.is_spoilt]
     return fields
 
 
@@ -375,7 +377,7 @@ def _decode_result(fields: list[Any], frames: Sequence[Frame]) -> Result:
         _typed(seconds, float),
         [_decode_answer(answer, frames) for answer in answers],
         _typed(rest[0], list) if rest else [],
-        *(_typed(number, int) for number in rest[1:3]),
+        *(_typed(value, cls) for value, cls in zip(rest[1:], (int, int, bool), strict=False)),
     )
 
 

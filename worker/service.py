@@ -84,9 +84,9 @@ class Service:
             samples, self._samples = self._samples + samples, []
             self._told.clear()
         shortages, isolation.shortages = isolation.shortages, 0
-        return Result(
-            work.batch_id, self._handled, answers, samples, isolation.safe.size, shortages
-        )
+        safe = isolation.safe.size
+        spoilt = self.is_spoilt
+        return Result(work.batch_id, self._handled, answers, samples, safe, shortages, spoilt)
 
     def _attempt(self, first: int, last: int) -> list[Answer] | Failure:
         """Have the handler work on some requests of the batch, as if they were all of it."""

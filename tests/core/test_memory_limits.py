@@ -7,7 +7,6 @@ from fleet_driver import KEY, Driver
 
 from flambeau.frontend.memory_limits import safe_batch
 from flambeau.frontend.memory_metrics import MemoryMetrics
-from flambeau.worker.protocol import Answer, Result
 
 
 def started(workers: int = 1, **spec) -> Driver:
@@ -69,10 +68,7 @@ def test_shortages_and_limits_are_shown_to_prometheus() -> None:
     fill(driver)
     (worker,) = driver.busy()
     for safe in (4, 2):
-        work = driver.work[worker].pop()
-        answers = [Answer()] * len(work.requests)
-        result = Result(work.batch_id, 0.1, answers, safe_batch=safe, shortages=3)
-        driver.run(driver.fleet.result(worker, result, driver.now))
+        driver.answer(worker, safe_batch=safe, shortages=3)
     families = list(MemoryMetrics(driver.fleet.versions).collect())
     samples = {sample.name: sample for family in families for sample in family.samples}
     assert samples["flambeau_out_of_memory_total"].value == 6

@@ -30,11 +30,11 @@ class Bench:
         self.link = link
         self.context = Context("m", "/models/m", None, 4, None, "0.12.0", metrics=Metrics("m"))
 
-    def serve(self, handle: Callable[..., Any], *batches: Any) -> int:
+    def serve(self, handle: Callable[..., Any], *batches: Any, **how: Any) -> int:
         batches = batches or (work(1, b"x"),)
         self.link.push(*batches, Stop())
-        serving = AsyncBatches(handle, self.context, Rows(), self.link, event_loop())  # type: ignore[arg-type]
-        return serving.run()
+        link: Any = self.link
+        return AsyncBatches(handle, self.context, Rows(), link, event_loop(), **how).run()
 
     def body(self, batch_id: int = 1, row: int = 0) -> bytes:
         return bytes(self.link.result(batch_id).answers[row].body)
@@ -282,7 +282,20 @@ def test_a_gpu_that_cannot_be_used_any_more_ends_the_worker(bench: Bench) -> Non
 
     assert bench.serve(handle, work(1, b"waits"), work(2, b"bad")) == EXIT_CUDA_ERROR
     assert bench.link.result(2).answers[0].status == 507
+    assert bench.link.result(2).is_spoilt
     assert 1 not in bench.link.order(), "the frontend tries it again"
+
+
+@pytest.mark.parametrize("retries_lost", [True, False])
+def test_companions_of_the_culprit_are_tried_again_where_lost_requests_are(
+    bench: Bench, retries_lost: bool
+) -> None:
+    async def handle(data: list[Any], context: Context) -> list[str]:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    batch = work(1, b"bad", b"fine")
+    assert bench.serve(handle, batch, retries_lost=retries_lost) == EXIT_CUDA_ERROR
+    assert bench.link.order() == ([] if retries_lost else [1])
 
 
 def test_tasks_of_the_handlers_own_run_between_batches_and_end_with_the_worker(
