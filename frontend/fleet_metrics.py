@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from .memory_limits import safe_batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,7 +29,31 @@ def count_workers(
 
 
 def fleet_families(versions: Mapping[VersionKey, Version]) -> Iterator[Metric]:
-    """How often versions got more or fewer workers by themselves."""
+    """How often versions got more or fewer workers by themselves, and what they lack memory for."""
+    yield _scalings(versions)
+    yield from _memory_families(versions)
+
+
+def _memory_families(versions: Mapping[VersionKey, Version]) -> Iterator[Metric]:
+    shortages = CounterMetricFamily(
+        "flambeau_out_of_memory_total",
+        "Calls of handlers that ran out of memory",
+        labels=["model", "version"],
+    )
+    sizes = GaugeMetricFamily(
+        "flambeau_safe_batch_size",
+        "Requests that fit into memory at once, where that is less than batchSize",
+        labels=["model", "version"],
+    )
+    for key, version in versions.items():
+        shortages.add_metric(key, version.shortages)
+        size = safe_batch(version)
+        if size is not None:
+            sizes.add_metric(key, size)
+    yield from (shortages, sizes)
+
+
+def _scalings(versions: Mapping[VersionKey, Version]) -> Metric:
     scalings = CounterMetricFamily(
         "flambeau_scalings_total",
         "Changes of the number of workers by load, by direction",
@@ -37,4 +63,4 @@ def fleet_families(versions: Mapping[VersionKey, Version]) -> Iterator[Metric]:
         if version.is_elastic:
             for direction, count in version.scaled.items():
                 scalings.add_metric([*key, direction], count)
-    yield scalings
+    return scalings

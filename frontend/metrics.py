@@ -128,10 +128,6 @@ class Metrics(Collector):
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def add(self, collector: Collector) -> None:
-        """Show what ``collector`` has, too."""
-        self._registry.register(collector)
-
     def observe(
         self,
         key: VersionKey,

@@ -30,7 +30,6 @@ from .headroom import GpuMemory, Headroom
 from .launcher import LocalLauncher, visible
 from .lifecycle import SERVER_TRANSITIONS, Lifecycle, ServerState
 from .logs import Logs
-from .memory_metrics import MemoryMetrics
 from .metrics import Metrics
 from .metrics_config import read_metrics_config
 from .placements import Placements
@@ -145,7 +144,6 @@ class Server:
         self.metrics.workers = functools.partial(count_workers, self._fleet.versions)
         self.metrics.of_fleet = functools.partial(fleet_families, self._fleet.versions)
         self.metrics.late_results = lambda: self._fleet.late_results
-        self.metrics.add(MemoryMetrics(self._fleet.versions))
 
     async def run(self) -> None:
         """Serve until told to stop. Raises ConfigError if it cannot listen."""

@@ -44,7 +44,6 @@ LAYERS = [
     "model_store.store frontend.commands frontend.precedence frontend.launcher frontend.describe "
     "frontend.system_metrics frontend.logs frontend.fleet_metrics frontend.headroom "
     "frontend.tls",
-    "frontend.memory_metrics "
     "handlers archiver.writers frontend.storage frontend.records frontend.rank_launcher "
     "frontend.placements worker.envelopes worker.loader worker.rows worker.link "
     "frontend.outcomes frontend.worker_choice frontend.worker_processes",

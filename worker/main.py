@@ -198,13 +198,13 @@ def _serving(load: Load, link: Link, context: Context, entry_point: EntryPoint) 
         entry_point = one_by_one(entry_point)
     folder = Path(load.model_dir) if load.archive_code else None
     entry_point = wrap(load.envelope, entry_point, folder)
-    _warm_up(load, entry_point, context, rows)
+    isolation = Isolation(load.batch_size, load.response_timeout, is_on=load.isolate_failures)
+    _warm_up(load, entry_point, context, rows, isolation)
     if load.continuous:
         rounds = ContinuousBatches(entry_point, context, rows, link)
         return _Serving(credits, schemas, context.drain_samples, rounds.run)
     inbox = Inbox(link)
     emit = None if link.is_silent else link.send
-    isolation = Isolation(load.batch_size, load.response_timeout, is_on=load.isolate_failures)
     service = Service(
         entry_point,
         context,
@@ -217,7 +217,14 @@ def _serving(load: Load, link: Link, context: Context, entry_point: EntryPoint) 
     return _Serving(credits, schemas, context.drain_samples, answer)
 
 
-def _warm_up(load: Load, entry_point: EntryPoint, context: Context, rows: Rows) -> None:
+def _warm_up(
+    load: Load,
+    entry_point: EntryPoint,
+    context: Context,
+    rows: Rows,
+    isolation: Isolation | None = None,
+) -> None:
+    """What does not fit into memory together is learnt here, before clients ask."""
     if not load.warm_up:
         return
     if load.continuous:
@@ -225,7 +232,8 @@ def _warm_up(load: Load, entry_point: EntryPoint, context: Context, rows: Rows) 
         return
     if is_async(entry_point):
         entry_point = one_by_one(entry_point)
-    warm_up(Service(entry_point, context, rows), load.warm_up, load.batch_size)
+    service = Service(entry_point, context, rows, isolation=isolation)
+    warm_up(service, load.warm_up, load.batch_size)
     context.drain_samples()
 
 

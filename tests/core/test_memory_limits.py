@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from fleet_driver import KEY, Driver
 
+from flambeau.frontend.fleet_metrics import fleet_families
 from flambeau.frontend.memory_limits import safe_batch
-from flambeau.frontend.memory_metrics import MemoryMetrics
 
 
 def started(workers: int = 1, **spec) -> Driver:
@@ -69,7 +69,7 @@ def test_shortages_and_limits_are_shown_to_prometheus() -> None:
     (worker,) = driver.busy()
     for safe in (4, 2):
         driver.answer(worker, safe_batch=safe, shortages=3)
-    families = list(MemoryMetrics(driver.fleet.versions).collect())
+    families = list(fleet_families(driver.fleet.versions))
     samples = {sample.name: sample for family in families for sample in family.samples}
     assert samples["flambeau_out_of_memory_total"].value == 6
     assert samples["flambeau_safe_batch_size"].value == 2

@@ -49,9 +49,6 @@ maxRetryTimeoutInSec: 9
 batching: fixed
 retryLostBatch: 0
 isolateFailures: false
-maxRequestsPerWorker: 15
-maxWorkerMemory: 16
-maxWorkerAge: 17
 parallelType: pp
 parallelLevel: 4
 torchrun:
@@ -102,9 +99,6 @@ handler:
         batching="fixed",
         retry_lost_batch=0,
         isolate_failures=False,
-        max_requests_per_worker=15,
-        max_worker_memory=16,
-        max_worker_age=17,
         parallel_type="pp",
         parallel_level=4,
         torchrun=TorchrunConfig(1, 4, "c10d", "localhost:29500", "a=b", 5, 0, 2),
