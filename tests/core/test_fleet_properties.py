@@ -138,12 +138,19 @@ class FleetMachine(RuleBasedStateMachine):
             else:
                 self.driver.load_failed(identity)
 
-    @rule(index=st.integers(0, 5), error=st.booleans(), batch=st.integers(0, 2))
-    def answer(self, index, error, batch):
-        busy = [i for i in self.driver.busy() if i in self.driver.processes]
-        if identity := self.pick(index, busy):
+    @rule(
+        index=st.integers(0, 5),
+        error=st.booleans(),
+        batch=st.integers(0, 2),
+        safe=st.sampled_from([0, 0, 1, 2]),
+        spoilt=st.sampled_from([False, False, True]),
+    )
+    def answer(self, index, error, batch, safe, spoilt):
+        identity = self.pick(index, self.driver.busy())
+        if identity is not None and identity in self.driver.processes:
             at_work = min(len(self.driver.work[identity]), self.driver.spec.concurrency)
-            self.driver.answer(identity, error=error, batch=batch % at_work)
+            says = {"safe_batch": safe, "is_spoilt": spoilt}
+            self.driver.answer(identity, error=error, batch=batch % at_work, **says)
 
     @rule()
     def workers_let_go_of_what_is_cancelled(self):
