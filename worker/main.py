@@ -119,7 +119,7 @@ class _Serving(NamedTuple):
     run: Callable[[], int]
 
 
-def _one_by_one(link: Link, inbox: Inbox, service: Service, retries_lost: bool) -> int:
+def _one_by_one(link: Link, inbox: Inbox, service: Service, retries_lost: bool = False) -> int:
     while True:
         message = inbox.take()
         if isinstance(message, Work):
