@@ -30,6 +30,8 @@ class FlambeauError(Exception):
     """Why the request was refused, in a word for programs: ``queue_full``, ``draining`` ..."""
     clock: str | None = None
     """Which time ran out: startup, queue, response, drain, client, request, or a workflow node."""
+    timing: str | None = None
+    """The value of ``Server-Timing``, where the request got as far as a queue."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

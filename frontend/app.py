@@ -149,6 +149,7 @@ async def start_listeners(services: Services) -> Listeners:
         services.metrics,
         services.is_draining,
         config.max_response_size,
+        timing=config.server_timing,
     )
     health = HealthAPI(services.registry, services.is_draining, services.is_starting)
     workflows = WorkflowInference(WorkflowPredictor(services.workflows, predictor), config)
@@ -172,7 +173,8 @@ async def start_listeners(services: Services) -> Listeners:
         for name, address, route, scope_of in routes:
             gate = Gate(services.access, scope_of, answers_preflight=bool(cors))
             count = services.metrics.count_response
-            guard = Guard(route, gate.admit, count, config.access_log, cors)
+            timed = config.server_timing and name == "inference"
+            guard = Guard(route, gate.admit, count, config.access_log, cors, timed=timed)
             await listeners.add(name, address, Listener(guard))
         if "management" not in listeners.urls:
             listeners.note("management", shared)

@@ -79,6 +79,11 @@ class ObservabilityKeys:
     metric_time_interval: int = key(
         integer(1), 60, "Seconds between the host's figures in the log."
     )
+    server_timing: bool = key(
+        BOOLEAN,
+        True,
+        "Say on every prediction's answer where its time went, in the header Server-Timing.",
+    )
     access_log: bool = key(
         BOOLEAN, False, "Log a line for each request.", flag="--access-log/--no-access-log"
     )

@@ -243,9 +243,9 @@ class Engine:
         stream = self._streams.get(job)
         if stream is None:
             stream = self._streams[job] = BodyStream()
-            outcome = Outcome(
-                piece.status, piece.reason, piece.headers, queued=job.taken_at - job.offered_at
-            )
+            outcome = Outcome(piece.status, piece.reason, piece.headers)
+            outcome.queued = job.taken_at - job.offered_at
+            outcome.batched = now() - job.taken_at
             outcome.stream = stream
             if not future.done():
                 future.set_result(outcome)

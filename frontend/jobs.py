@@ -56,13 +56,14 @@ class Stream(Protocol):
 
 @dataclass(slots=True)
 class Outcome:
-    """What the client gets: an answer of the worker, or ``error``. Never changed once made.
+    """What the client gets: an answer of the worker, or ``error``.
 
     ``reason`` is the status line's phrase, ``None`` for the standard one. ``queued``, ``batched``
     and ``handled`` are seconds: in the queue, from batch formation to the worker's answer, and
-    inside the handler. ``batch_size`` is 0 for all but one job of a batch, so that who adds them
-    up counts each batch once. With a ``stream`` the body comes from that, piece by piece; it
-    raises InferenceError when it cannot go on.
+    inside the handler. ``total`` are the seconds from the request's headers on; the predictor fills
+    them in. ``batch_size`` is 0 for all but one job of a batch, so that who adds them up counts
+    each batch once. With a ``stream`` the body comes from that, piece by piece; it raises
+    InferenceError when it cannot go on.
     """
 
     status: int = 200
@@ -73,6 +74,7 @@ class Outcome:
     queued: float = 0.0
     batched: float = 0.0
     handled: float = 0.0
+    total: float = 0.0
     batch_size: int = 0
     stream: Stream | None = None
 

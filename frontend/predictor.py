@@ -12,6 +12,7 @@ from .errors import DrainingError, NoWorkerError
 from .input_check import LARGE_BODY, checked_body, refuse_misfit
 from .jobs import Job, Outcome
 from .sequences import name_sequence
+from .server_timing import timing_of
 from .streams import refuse_longer
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 class Predictor:
     """Answers inference calls from the engine; used by every protocol.
 
-    ``is_draining`` tells whether the server is on its way out.
+    ``is_draining`` tells whether the server is on its way out. With ``timing`` errors say where
+    the time of a request went that was queued.
     """
 
     def __init__(
@@ -37,11 +39,14 @@ class Predictor:
         metrics: Metrics,
         is_draining: Callable[[], bool],
         longest_answer: int,
+        *,
+        timing: bool = True,
     ) -> None:
         self._engine = engine
         self._registry = registry
         self._metrics = metrics
         self._is_draining = is_draining
+        self.timing = timing
         self.longest_answer = longest_answer
         """Bytes that an answer, or a piece of one, may have."""
 
@@ -109,15 +114,18 @@ class Predictor:
             check(outcome)
         except FlambeauError as error:
             outcome = Outcome(status=error.status, error=error)
+        outcome.total = monotonic() - started
         if outcome.stream is None:
-            self._observe(key, version, outcome, started, request_id)
+            self._observe(key, version, outcome, outcome.total, request_id)
         else:
             outcome.stream.longest_piece = self.longest_answer
             outcome.stream.on_end = lambda end: self._observe(
-                key, version, end, started, request_id
+                key, version, end, monotonic() - started, request_id
             )
             outcome.stream.abandon = lambda: self._engine.abandon(key, job)
         if outcome.error is not None:
+            if self.timing and outcome.queued:
+                outcome.error.timing = timing_of(outcome)
             raise outcome.error
 
         return outcome
@@ -127,12 +135,12 @@ class Predictor:
         key: VersionKey,
         version: str | None,
         outcome: Outcome,
-        started: float,
+        seconds: float,
         request_id: str,
     ) -> None:
         # A version that is gone meanwhile must not leave series behind for ever.
         if self._engine.version(key) is not None:
-            self._metrics.observe(key, version, outcome, monotonic() - started, request_id)
+            self._metrics.observe(key, version, outcome, seconds, request_id)
 
     def _offer(
         self, key: VersionKey, job: Job, model: str

@@ -27,7 +27,7 @@ LAYERS = [
     "frontend.autoscaler model_store.s3 model_store.environments worker.log_lines worker.metrics "
     "worker.isolation",
     "worker.context model_store.remote model_store.model_config frontend.lifecycle frontend.jobs "
-    "frontend.run_dir "
+    "frontend.run_dir frontend.server_timing "
     "frontend.metric_log frontend.metrics_config frontend.ranks "
     "frontend.config_key frontend.access frontend.template",
     "frontend.deadlines frontend.samples frontend.input_check "
@@ -81,6 +81,7 @@ PACKAGES = ("worker.compat", "handlers", "frontend.http", "frontend.grpc")
 PURE = (
     "workflow_run",
     "ranks",
+    "server_timing",
     "jobs",
     "lifecycle",
     "batcher",

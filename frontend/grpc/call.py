@@ -12,6 +12,8 @@ import grpc
 
 from ... import FlambeauError
 from ..access_log import log_access
+from ..errors import ServiceUnavailableError
+from ..server_timing import total_only
 from .messages import message, service
 
 if TYPE_CHECKING:
@@ -21,22 +23,33 @@ if TYPE_CHECKING:
 
     Translate = Callable[[FlambeauError], tuple[grpc.StatusCode, str]]
 
+SERVER_TIMING = "server-timing"
+_PUSHBACK = "grpc-retry-pushback-ms"
+"""gRPC's own name for it (proposal A6, client retries)."""
+
 logger = logging.getLogger(__name__)
 
 
 class Caller:
     """Asks for keys and renders errors, for one service.
 
-    ``translate`` gives an error's code and details.
+    ``translate`` gives an error's code and details. ``timed``: errors say how long they took.
     """
 
     def __init__(
-        self, access: Access, scope: Scope, translate: Translate, access_log: bool
+        self,
+        access: Access,
+        scope: Scope,
+        translate: Translate,
+        access_log: bool,
+        *,
+        timed: bool = False,
     ) -> None:
         self._access = access
         self._scope = scope
         self._translate = translate
         self._access_log = access_log
+        self._timed = timed
 
     def admit(self, context: Any) -> Grant:
         """What the caller may do; raises a FlambeauError for who may not call at all."""
@@ -84,9 +97,10 @@ class Caller:
             return response
         except Exception as error:
             code, details = self._explain(error)
+            trailers = self._trailers(error, started)
         finally:
             self._log(line, code, started, peer)
-        await context.abort(code, details)
+        await context.abort(code, details, trailers)
 
     async def _stream(
         self, line: str, behave: Callable[..., Any], request: Any, context: Any
@@ -99,10 +113,11 @@ class Caller:
             code = grpc.StatusCode.OK
         except Exception as error:
             code, details = self._explain(error)
+            trailers = self._trailers(error, started)
         finally:
             self._log(line, code, started, peer)
         if code is not grpc.StatusCode.OK:
-            await context.abort(code, details)
+            await context.abort(code, details, trailers)
 
     def explain(self, error: FlambeauError) -> tuple[grpc.StatusCode, str]:
         """Code and details of an error."""
@@ -113,6 +128,17 @@ class Caller:
             return self._translate(error)
         logger.error("a gRPC call failed", exc_info=error)
         return grpc.StatusCode.INTERNAL, "Internal server error. The server's log tells more."
+
+    def _trailers(self, error: Exception, started: float) -> tuple[tuple[str, str], ...]:
+        """Where the time went, and when to come again: what clients with a retry policy obey."""
+        trailers = []
+        if self._timed:
+            seconds = asyncio.get_running_loop().time() - started
+            timing = error.timing if isinstance(error, FlambeauError) else None
+            trailers.append((SERVER_TIMING, timing or total_only(seconds)))
+        if isinstance(error, ServiceUnavailableError):
+            trailers.append((_PUSHBACK, str(1000 * error.retry_after)))
+        return tuple(trailers)
 
     def _log(self, line: str, code: grpc.StatusCode, started: float, peer: str) -> None:
         if self._access_log:

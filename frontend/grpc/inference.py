@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ... import FlambeauError
 from ..errors import BadRequestError
 from ..jobs import Part
-from .call import new_request_id, time_left
+from ..server_timing import timing_of
+from .call import SERVER_TIMING, new_request_id, time_left
 from .messages import INFERENCE, message
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class InferenceService:
             parts = [Part(name, "", bytes(value)) for name, value in request.input.items()]
             return headers, parts
 
-        return await self._predictor.predict(
+        outcome = await self._predictor.predict(
             new_request_id(),
             model,
             request.model_version or None,
@@ -107,6 +108,9 @@ class InferenceService:
             _accept,
             time_left(context),
         )
+        if self._predictor.timing:
+            context.set_trailing_metadata(((SERVER_TIMING, timing_of(outcome)),))
+        return outcome
 
 
 def _accept(outcome: Outcome) -> None:

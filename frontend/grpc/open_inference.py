@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ... import __version__
 from ..errors import BadRequestError, InferenceError
 from ..jobs import Part
-from .call import new_request_id, time_left
+from ..server_timing import timing_of
+from .call import SERVER_TIMING, new_request_id, time_left
 from .messages import OPEN_INFERENCE, message
 
 if TYPE_CHECKING:
@@ -123,6 +124,8 @@ class OpenInferenceService:
             _refuse_stream,
             time_left(context),
         )
+        if self._predictor.timing:
+            context.set_trailing_metadata(((SERVER_TIMING, timing_of(outcome)),))
         return _inferred(bytes(outcome.body))
 
     def _probe(self, context: Any) -> None:

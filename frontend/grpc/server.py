@@ -93,8 +93,11 @@ async def start_grpc(services: Services) -> GrpcListeners:
         services.metrics,
         services.is_draining,
         config.max_response_size,
+        timing=config.server_timing,
     )
-    asking = Caller(access, Scope.INFER, of_inference, config.access_log)
+    asking = Caller(
+        access, Scope.INFER, of_inference, config.access_log, timed=config.server_timing
+    )
     managing = Caller(access, Scope.MANAGE, of_management, config.access_log)
     inference = [InferenceService(predictor, services.registry, asking).handlers()]
     if config.ts_open_inference_protocol:

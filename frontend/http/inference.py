@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from multidict import CIMultiDict, istr
 
+from ... import FlambeauError
 from ..access import Scope
 from ..errors import (
     BadRequestError,
@@ -14,9 +16,10 @@ from ..errors import (
     MethodNotAllowedError,
     ResourceNotFoundError,
 )
+from ..server_timing import timing_of, total_only
 from . import schema
 from .gate import granted
-from .middlewares import Answer, json_answer, path_segments
+from .middlewares import SERVER_TIMING, Answer, json_answer, path_segments
 from .payload import client_headers, read_parts
 from .streaming import send_stream
 from .typed_schema import add_types
@@ -74,6 +77,7 @@ class InferenceAPI:
         self._registry = registry
         self._workflows = workflows
         self._limit = config.max_request_size
+        self._timing = config.server_timing
         self._health = health
 
     async def __call__(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
@@ -85,10 +89,7 @@ class InferenceAPI:
                 return await self._predictions(request, request_id, model, rest, explain=True)
             case [first, name, *_] if first.lower() == "wfpredict":
                 # As in TorchServe, whatever follows the name does not matter.
-                limit = _time_limit(request)
-                outcome = await self._workflows.predict(request, request_id, name, limit)
-                _check(outcome)
-                return _answer(outcome)
+                return await self._workflow(request, request_id, name)
             case ["v1", "models", call] if ":predict" in call or ":explain" in call:
                 # As in TorchServe, whatever follows the verb does not matter.
                 model, _, verb = call.partition(":")
@@ -118,6 +119,22 @@ class InferenceAPI:
                 if health is None:
                     raise ResourceNotFoundError
                 return health
+
+    async def _workflow(
+        self, request: web.BaseRequest, request_id: str, name: str
+    ) -> web.StreamResponse:
+        started = monotonic()
+        try:
+            outcome = await self._workflows.predict(request, request_id, name, _time_limit(request))
+            _check(outcome)
+        except FlambeauError as error:
+            # It may be that of a node, and say where its time went.
+            error.timing = None
+            raise
+        answer = _answer(outcome)
+        if self._timing:
+            answer.headers.add(SERVER_TIMING, total_only(monotonic() - started))
+        return answer
 
     async def _predictions(
         self,
@@ -208,8 +225,13 @@ class InferenceAPI:
             request_id, model, version, read_input, _check, limit
         )
         if outcome.stream is None:
-            return _answer(outcome)
-        headers = _the_handlers(outcome.headers).items()
+            answer = _answer(outcome)
+            if self._timing:
+                answer.headers.add(SERVER_TIMING, timing_of(outcome))
+            return answer
+        headers = list(_the_handlers(outcome.headers).items())
+        if self._timing:
+            headers.append((SERVER_TIMING, timing_of(outcome)))
         return await send_stream(
             request, request_id, outcome.status, outcome.reason, headers, outcome.stream
         )

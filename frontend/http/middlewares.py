@@ -15,6 +15,7 @@ import logging
 import random
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -31,6 +32,7 @@ from ..errors import (
     ServiceUnavailableError,
     UnauthenticatedError,
 )
+from ..server_timing import total_only
 from .payload import clean_text
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ Route = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 X_REQUEST_ID = istr("x-request-id")
 _HTTPS_ONLY = "This TorchServe instance only accepts HTTPS requests"
 _RETRY_AFTER = istr("Retry-After")
+SERVER_TIMING = istr("Server-Timing")
 # A client's own id goes into logs and headers: nothing that separates fields there.
 _USABLE_ID = re.compile(r"[0-9A-Za-z._~:/@+=-]{1,128}")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -116,6 +119,8 @@ def render_error(error: FlambeauError, identity: str) -> Answer:
     answer = json_answer(envelope, error.status)
     if isinstance(error, ServiceUnavailableError):
         answer.headers[_RETRY_AFTER] = str(error.retry_after)
+    if error.timing is not None:
+        answer.headers[SERVER_TIMING] = error.timing
     if isinstance(error, UnauthenticatedError):
         answer.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
     return answer
@@ -167,7 +172,8 @@ def _check_expectation(expected: str) -> None:
 class Guard:
     """Answers every request that reaches a listener, whatever its route raises.
 
-    ``admit`` raises, or gives an answer, for a request that is not to reach the route.
+    ``admit`` raises, or gives an answer, for a request that is not to reach the route. ``timed``:
+    every error says how long it took.
     """
 
     def __init__(
@@ -177,11 +183,14 @@ class Guard:
         count_response: Callable[[int], None],
         access_log: bool,
         cors: Mapping[str, str] = MappingProxyType({}),
+        *,
+        timed: bool = False,
     ) -> None:
         self._route = route
         self._admit = admit
         self._count_response = count_response
         self._access_log = access_log
+        self._timed = timed
         self._cors = cors
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -189,7 +198,7 @@ class Guard:
             # The parser lets HTTP/0.9 and 2.0 through.
             return self.refuse(request)
         identity = request_id(request)
-        started = asyncio.get_running_loop().time() if self._access_log else 0.0
+        started = monotonic() if self._timed or self._access_log else 0.0
         try:
             if hdrs.EXPECT in request.headers:
                 _check_expectation(request.headers[hdrs.EXPECT])
@@ -197,6 +206,8 @@ class Guard:
             response = await self._route(request, identity) if early is None else early
         except FlambeauError as error:
             response = render_error(error, identity)
+            if self._timed and error.timing is None:
+                response.headers[SERVER_TIMING] = total_only(monotonic() - started)
         except ConnectionError:
             # The client left; aiohttp closes its side.
             raise
@@ -213,7 +224,7 @@ class Guard:
             self.add_cors(response)
         self._count_response(response.status)
         if self._access_log:
-            seconds = asyncio.get_running_loop().time() - started
+            seconds = monotonic() - started
             _log_access(request, response.status, seconds, identity)
         return response
 

@@ -49,6 +49,7 @@ def test_an_answer_is_exactly_the_handlers_body_with_torchserves_headers(house):
     assert lines[0] == "HTTP/1.1 200 "
     headers = dict(line.split(": ", 1) for line in lines[1:])
     assert UUID4.fullmatch(headers.pop("x-request-id"))
+    assert headers.pop("Server-Timing").startswith("queue;dur=250.000, batch;")
     assert headers == {**NO_CACHE, "Content-Length": "2", "Connection": "keep-alive"}
     assert body == b"hi"
 
