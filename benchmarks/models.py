@@ -47,6 +47,12 @@ def write_conv(store: Path, blocks: int) -> None:
     _write(store / "conv_single", "conv_handler.py", {"batchSize": 1, **network})
 
 
+def write_sleep(store: Path, name: str, milliseconds: float, config: dict[str, Any]) -> None:
+    """A model whose batches, of one, take so long."""
+    settings = {"batchSize": 1, "handler": {"milliseconds": milliseconds}, **config}
+    _write(store / name, "sleep_handler.py", settings)
+
+
 def _write(model: Path, handler: str, config: dict[str, Any]) -> None:
     manifest = {
         "runtime": "python",

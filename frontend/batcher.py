@@ -8,10 +8,11 @@ A batch is formed only when a worker can take it. ``fixed`` waits as TorchServe 
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
+
+from .disciplines import FIFO, Fifo, Line, make_line
 
 if TYPE_CHECKING:
     from .jobs import Job
@@ -72,29 +73,63 @@ class Arrivals:
 
 
 class ModelQueue:
-    """First in, first out, bounded, with batches cut from the front.
+    """A bounded queue with batches cut from the front; ``discipline`` says who is there.
 
     Jobs that were settled while they waited (the client left) are skipped; they count no more from
     the moment of ``discard``. A job of a lost batch goes back to the front and travels alone.
     """
 
     def __init__(
-        self, capacity: int, batch_size: int, max_batch_delay: float, *, adaptive: bool
+        self,
+        capacity: int,
+        batch_size: int,
+        max_batch_delay: float,
+        *,
+        adaptive: bool,
+        discipline: str = FIFO,
+        queue_timeout: float = 0.0,
     ) -> None:
-        self.resize(capacity, batch_size, max_batch_delay, adaptive=adaptive)
         self.arrivals = Arrivals()
-        self._jobs: deque[Job] = deque()
+        self._jobs: Line = Fifo()
+        self._discipline = FIFO
         self._discarded = 0
+        self.resize(
+            capacity,
+            batch_size,
+            max_batch_delay,
+            adaptive=adaptive,
+            discipline=discipline,
+            queue_timeout=queue_timeout,
+        )
         self._aggregating_since: float | None = None
 
     def resize(
-        self, capacity: int, batch_size: int, max_batch_delay: float, *, adaptive: bool
+        self,
+        capacity: int,
+        batch_size: int,
+        max_batch_delay: float,
+        *,
+        adaptive: bool,
+        discipline: str = FIFO,
+        queue_timeout: float = 0.0,
     ) -> None:
-        """Other limits from now on; what waits stays, in its order, whatever the capacity."""
+        """Other limits from now on; what waits stays, whatever the capacity."""
         self.capacity = capacity
         self.batch_size = batch_size
         self.max_batch_delay = max_batch_delay
         self._adaptive = adaptive
+        self._learns = batch_size > 1 or discipline != FIFO
+        if discipline != self._discipline:
+            waiting = self.waiting()
+            self._discipline, self._discarded = discipline, 0
+            self._jobs = make_line(discipline, self._service, queue_timeout)
+            self._jobs.extendleft(job for job in reversed(waiting) if job.losses)
+            for job in sorted(waiting, key=lambda job: job.offered_at):
+                if not job.losses:
+                    self._jobs.append(job)
+
+    def _service(self) -> float:
+        return self.arrivals.service or 0.0
 
     def __len__(self) -> int:
         return len(self._jobs) - self._discarded
@@ -106,6 +141,29 @@ class ModelQueue:
     def remaining(self) -> int:
         """How many more jobs may wait."""
         return max(0, self.capacity - len(self))
+
+    @property
+    def displaces(self) -> bool:
+        """One that waits may have to give way to a newcomer."""
+        return self._jobs.displaces
+
+    @property
+    def refuses_all(self) -> bool:
+        """Whoever comes now is refused."""
+        return len(self._jobs) - self._discarded >= self.capacity and not self._jobs.displaces
+
+    def oldest_wait(self, now: float) -> float:
+        """Seconds for which the one has waited that has waited longest; 0 where nobody does."""
+        return 0.0 if self.head() is None else max(0.0, now - self._jobs.oldest_at())
+
+    def ahead_of(self, job: Job) -> int:
+        """How many of those that wait would go before ``job`` if it came now."""
+        ahead = self._jobs.ahead_of(job)
+        return len(self) if ahead is None else ahead
+
+    def yields_to(self, job: Job) -> Job | None:
+        """Who had better leave the full queue for ``job``, which is more urgent."""
+        return self._jobs.yields_to(job)
 
     def offer(self, job: Job, now: float) -> bool:
         """Queue ``job``; False when the queue is full."""
@@ -127,11 +185,11 @@ class ModelQueue:
             self._aggregating_since = None
         # Jobs whose clients gave up must not pile up behind a worker that is stuck.
         if self._discarded > 64 and self._discarded > len(self._jobs) // 2:
-            self._jobs = deque(job for job in self._jobs if not job.is_settled)
+            self._jobs.purge()
             self._discarded = 0
 
     def head(self) -> Job | None:
-        """The oldest job that still waits."""
+        """The job that is next."""
         while self._jobs and self._jobs[0].is_settled:
             self._jobs.popleft()
             self._discarded -= 1
@@ -155,14 +213,14 @@ class ModelQueue:
             return NOW
         if self._adaptive:
             hold = self.arrivals.hold_until(waiting, running, workers)
-            return min(hold, head.offered_at + self.max_batch_delay)
+            return min(hold, self._jobs.oldest_at() + self.max_batch_delay)
         if self._aggregating_since is None:
             self._aggregating_since = now
         return self._aggregating_since + self.max_batch_delay
 
     def answered(self, now: float, seconds: float, running: int) -> None:
         """A batch was answered ``seconds`` after it left; ``running`` still counts its jobs."""
-        if self.batch_size > 1:
+        if self._learns:
             self.arrivals.answered(now, seconds, len(self) + running)
 
     def take(self, *, past_suspects: bool = False) -> list[Job]:
@@ -190,5 +248,5 @@ class ModelQueue:
         return batch
 
     def waiting(self) -> list[Job]:
-        """The jobs that wait, oldest first."""
+        """The jobs that wait."""
         return [job for job in self._jobs if not job.is_settled]

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from .config_key import directory, key
+from .disciplines import DISCIPLINES, FIFO
 from .run_dir import default_run_dir, home
 from .settings import (
     BOOLEAN,
@@ -88,6 +89,29 @@ class ModelsKeys:
     )
     job_queue_size: int = key(
         integer(1), 100, "Requests that may wait for one model version; more get 503."
+    )
+    queue_discipline: str = key(
+        choice(*DISCIPLINES),
+        FIFO,
+        "Who of those that wait goes next: the first come (fifo); the newest while the queue is "
+        "overloaded (lifo_on_overload); the most urgent by X-Request-Priority (priority); the "
+        "one whose time is over first (deadline).",
+    )
+    overload_status: str = key(
+        choice("503", "429"),
+        "503",
+        "Status for requests that do not fit into the queue; TorchServe's is 503.",
+    )
+    gpu_batches: int = key(
+        integer(0),
+        0,
+        "Most batches in work at once on one GPU; models that share it take turns by their "
+        "shareWeight. 0: no limit.",
+    )
+    cpu_batches: int = key(
+        integer(0),
+        0,
+        "The same for all workers on the CPU together.",
     )
     batching: str = key(
         choice("adaptive", "fixed"),

@@ -15,6 +15,7 @@ from .lifecycle import VersionState, WorkerState
 from .memory_limits import limit_batches
 from .roster import BOOT_ATTEMPTS, CRASH_LOOP, Departure, Slot, Version, Worker
 from .samples import for_worker
+from .turn_taking import TurnTaking
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +41,8 @@ class Crew:
     ``assign`` picks the device of a new slot, ``jitter`` a factor around 1 for restart pauses, and
     ``load_message`` makes what a worker is told to load. ``room_for`` says how many of so many more
     workers of so many bytes each there is memory for, and what lacks for the others.
+    ``gpu_batches`` may be in work at once on
+    one GPU, and ``cpu_batches`` on the CPU; 0: no bound.
     """
 
     def __init__(
@@ -52,6 +55,8 @@ class Crew:
             more,
             "",
         ),
+        gpu_batches: int = 0,
+        cpu_batches: int = 0,
     ) -> None:
         self.versions: dict[VersionKey, Version] = {}
         self.workers: dict[str, Worker] = {}
@@ -66,7 +71,12 @@ class Crew:
         self._free_numbers: list[int] = []
         self._incarnations = itertools.count(1)
         self._agenda = Agenda()
-        self._dispatcher = Dispatcher(self._agenda, self._watch)
+        if gpu_batches or cpu_batches:
+            self._dispatcher: Dispatcher = TurnTaking(
+                self._agenda, self._watch, gpu_batches, cpu_batches
+            )
+        else:
+            self._dispatcher = Dispatcher(self._agenda, self._watch)
 
     def _start_drain(self, version: Version, now: float) -> None:
         if version.state is not VersionState.DRAINING:

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from .jobs import Job
 
 
+def set_deadline(job: Job, client_timeout: float) -> None:
+    """The earlier one of what the client wants and what the model grants (0: no limit) counts."""
+    limits = [limit for limit in (client_timeout, job.time_limit) if limit]
+    if limits:
+        job.deadline = job.offered_at + min(limits)
+
+
 class Deadlines:
     """The clocks of unanswered jobs; one alarm serves all of them.
 
@@ -36,12 +43,11 @@ class Deadlines:
         """How many jobs are watched."""
         return len(self._expected)
 
-    def expect(self, job: Job, limit: float, queue_limit: float) -> None:
-        """Watch the clocks of ``job``: seconds for the whole, and for its wait; 0: no limit."""
+    def expect(self, job: Job, queue_limit: float) -> None:
+        """Watch the clocks of ``job``: its deadline, and seconds for its wait; 0: no limit."""
         job.ticket = next(self._tickets)
         self._expected[job.ticket] = job
-        if limit:
-            job.deadline = job.offered_at + limit
+        if job.deadline is not None:
             heapq.heappush(self._heap, (job.deadline, job.ticket, False))
         if queue_limit:
             heapq.heappush(self._heap, (job.offered_at + queue_limit, job.ticket, True))

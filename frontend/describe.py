@@ -97,6 +97,8 @@ def describe_version(
         "retryLostBatch": spec.lost_retries,
         "isolateFailures": spec.isolate_failures,
         "safeBatchSize": safe_batch(version),
+        "queueDiscipline": None if spec.sequences else spec.queue_discipline,
+        "shareWeight": spec.share_weight,
         "asyncCommunication": spec.asynchronous,
         "concurrency": spec.concurrency,
         "targetQueueDelay": round(spec.target_delay * 1000) if version.is_elastic else None,

@@ -9,7 +9,9 @@ from ..worker.protocol import CANCEL_SINCE, Cancel, Work
 from . import memory_limits
 from .batcher import ModelQueue
 from .commands import Agenda, Resolve, Send, Stream
+from .deadlines import set_deadline
 from .errors import (
+    DeadlineUnreachableError,
     DrainingError,
     InferenceError,
     InstallingError,
@@ -19,10 +21,11 @@ from .errors import (
     QueueFullError,
     SequenceClosedError,
 )
+from .estimates import comes_too_late, seconds_to_room
 from .exits import TIMED_OUT, Exit, ExitReason
 from .jobs import Batch, Job, JobState, Outcome
 from .lifecycle import VersionState, WorkerState
-from .outcomes import answered, death, failed, seconds_to_room, too_late
+from .outcomes import answered, death, failed, too_late
 from .roster import Version, Worker, too_slow
 from .sequences import SequenceQueue, ended_sequences
 from .worker_choice import worker_beside_suspects, worker_to_prefetch, worker_with_room
@@ -48,6 +51,26 @@ class Dispatcher:
 
     def offer(self, version: Version, job: Job, now: float) -> None:
         """Queue a new job; raises ServiceUnavailableError when that is not possible."""
+        self._check_state(version, job, now)
+        self._check_room(version, job, now)
+        if not version.queue.offer(job, now):
+            self._make_room(version, job, now)
+        if job.deadline is not None or version.spec.queue_timeout:
+            version.deadlines.expect(job, version.spec.queue_timeout)
+            self._watch_deadlines(version)
+        self.dispatch(version, now)
+
+    def admit(self, version: Version, job: Job, now: float) -> None:
+        """Raise what ``offer`` would raise for want of room, before the request is read."""
+        if version.queue.displaces or not version.has_active_slot:
+            # Who gives way to whom depends on what is not read yet; and workers may be to come.
+            return
+        self._check_room(version, job, now)
+        if version.queue.refuses_all:
+            raise self._full(version, job)
+
+    @staticmethod
+    def _check_state(version: Version, job: Job, now: float) -> None:
         name, requested = version.key[0], job.requested_version
         if version.state is VersionState.FAILED and version.failure is not None:
             raise failed(version, now)
@@ -55,13 +78,35 @@ class Dispatcher:
             raise DrainingError(f'Model "{name}" is being unregistered.')
         if not version.has_active_slot:
             raise InstallingError(name) if version.is_preparing else NoWorkerError(name, requested)
-        if version.spec.job_ticket and not version.has_ticket:
-            raise NoFreeWorkerError(name, requested)
-        if not version.queue.offer(job, now):
-            raise QueueFullError(name, requested, seconds_to_room(version))
-        if version.spec.client_timeout or version.spec.queue_timeout or job.time_limit is not None:
-            self._expect(version, job)
-        self.dispatch(version, now)
+
+    @staticmethod
+    def _check_room(version: Version, job: Job, now: float) -> None:
+        name, requested, spec = version.key[0], job.requested_version, version.spec
+        if spec.job_ticket and not version.has_ticket:
+            raise NoFreeWorkerError(name, requested, seconds_to_room(version))
+        if spec.client_timeout or spec.queue_timeout or job.time_limit is not None:
+            set_deadline(job, spec.client_timeout)
+            if comes_too_late(version, job, now):
+                pause, pending = seconds_to_room(version), len(version.queue)
+                raise DeadlineUnreachableError(name, pause, pending)
+
+    def _make_room(self, version: Version, job: Job, now: float) -> None:
+        """Queue ``job`` in the place of one that is less urgent; raises QueueFullError."""
+        other = version.queue.yields_to(job)
+        if other is None:
+            raise self._full(version, job)
+        self._fail(version, other, self._full(version, other), now)
+        version.queue.offer(job, now)
+
+    @staticmethod
+    def _full(version: Version, job: Job) -> QueueFullError:
+        return QueueFullError(
+            version.key[0],
+            job.requested_version,
+            seconds_to_room(version),
+            len(version.queue),
+            version.spec.overload_status,
+        )
 
     def send_away(self, version: Version, job: Job, now: float) -> None:
         """A version is being loaded, and its clients do not want to wait for that."""
@@ -170,6 +215,7 @@ class Dispatcher:
         took = now - batch.sent_at
         version.queue.answered(now, took, version.running)
         version.handled(result.handler_seconds)
+        version.paced(now)
         size = len(batch.jobs)
         version.running -= size
         worker.served += size
@@ -290,12 +336,6 @@ class Dispatcher:
         if version.wake_at == due:
             version.wake_at = None
         self.dispatch(version, now)
-
-    def _expect(self, version: Version, job: Job) -> None:
-        spec = version.spec
-        limits = [limit for limit in (spec.client_timeout, job.time_limit) if limit]
-        version.deadlines.expect(job, min(limits, default=0.0), spec.queue_timeout)
-        self._watch_deadlines(version)
 
     def _watch_deadlines(self, version: Version) -> None:
         at = version.deadlines.next_alarm()

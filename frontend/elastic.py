@@ -43,9 +43,8 @@ class Elastic(Succession):
 
     def _scale_by_load(self, version: Version, now: float) -> None:
         active, ready = version.active_slots, version.ready_workers
-        head = version.queue.head()
         seen = Observation(
-            oldest=0.0 if head is None else now - head.offered_at,
+            oldest=version.queue.oldest_wait(now),
             ready=len(ready),
             starting=len(active) - len(ready),
             busy=sum(len(worker.begun) / worker.concurrency for worker in ready),

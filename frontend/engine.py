@@ -83,6 +83,10 @@ class Engine:
         self._measuring = self._loop.call_later(MEASURE_EVERY, self._measure)
         self._rings_at = NEVER
 
+    def admit(self, key: VersionKey, job: Job) -> None:
+        """Raise what ``predict`` would raise for want of room, before the request is read."""
+        self._fleet.admit(key, job, now())
+
     def predict(self, key: VersionKey, job: Job) -> asyncio.Future[Outcome]:
         """Queue ``job``; the future gets its outcome and never an exception.
 

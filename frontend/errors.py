@@ -22,11 +22,12 @@
     ├── WorkerStartError                500 InternalServerException  (507 when out of memory)
     ├── WorkflowError                   500 WorkflowException
     ├── InferenceError                  status of the worker's answer
-    ├── ServiceUnavailableError         503 ServiceUnavailableException
+    ├── ServiceUnavailableError         503 ServiceUnavailableException  (429 if so configured)
     │   ├── ModelLoadingError           the server has just started
     │   ├── NoWorkerError               nobody can take the request
     │   ├── NoDescribeWorkerError       nobody can describe the model
     │   ├── QueueFullError              too many requests wait already
+    │   ├── DeadlineUnreachableError    it would be answered too late
     │   ├── SequenceClosedError         what the request belongs to is over
     │   ├── NoFreeWorkerError           all are busy, and nobody may wait
     │   ├── ModelFailedError            the model could not be started
@@ -214,11 +215,12 @@ class InferenceError(FlambeauError):
 
 
 class ServiceUnavailableError(FlambeauError):
-    """Not now; ``retry_after`` seconds from now may do."""
+    """Not now; ``retry_after`` seconds from now may do. ``pending`` is how many wait already."""
 
     status = 503
     type = "ServiceUnavailableException"
     retry_after = 1
+    pending: int | None = None
 
 
 class ModelLoadingError(ServiceUnavailableError):
@@ -259,14 +261,37 @@ class NoDescribeWorkerError(ServiceUnavailableError):
 class QueueFullError(NoWorkerError):
     """As many requests wait as the queue may hold. TorchServe has one text for both causes.
 
-    ``retry_after`` is in about how many seconds there should be room.
+    ``retry_after`` is in about how many seconds there should be room, ``status`` 503 or 429.
     """
 
     reason = "queue_full"
 
-    def __init__(self, model_name: str, version: str | None, retry_after: int = 1) -> None:
+    def __init__(
+        self,
+        model_name: str,
+        version: str | None,
+        retry_after: int = 1,
+        pending: int | None = None,
+        status: int = 503,
+    ) -> None:
         super().__init__(model_name, version)
         self.retry_after = retry_after
+        self.pending = pending
+        self.status = status
+
+
+class DeadlineUnreachableError(ServiceUnavailableError):
+    """By what is known, the request's time would be over before it is answered."""
+
+    reason = "deadline_unreachable"
+
+    def __init__(self, model_name: str, retry_after: int, pending: int) -> None:
+        super().__init__(
+            f'Model "{model_name}" cannot answer in the time that this request has: '
+            f"{pending} requests wait already. Give it more time, or try again later."
+        )
+        self.retry_after = retry_after
+        self.pending = pending
 
 
 class SequenceClosedError(NoWorkerError):
@@ -279,6 +304,10 @@ class NoFreeWorkerError(NoWorkerError):
     """Every worker is busy, and the model's requests do not wait (``useJobTicket``)."""
 
     reason = "no_free_worker"
+
+    def __init__(self, model_name: str, version: str | None, retry_after: int = 1) -> None:
+        super().__init__(model_name, version)
+        self.retry_after = retry_after
 
 
 class ModelFailedError(ServiceUnavailableError):

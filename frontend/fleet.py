@@ -67,6 +67,12 @@ class Fleet(Vigil):
         """What an event has set off that raised an error: a refused request may wake a version."""
         return self._agenda.flush()
 
+    def admit(self, key: VersionKey, job: Job, now: float) -> None:
+        """Raise what ``offered`` would raise for want of room, before the request is read."""
+        version = self.versions.get(key)
+        if version is not None:
+            self._dispatcher.admit(version, job, now)
+
     def abandoned(self, key: VersionKey, job: Job, now: float) -> list[Command]:
         """The client left; it gets no answer. Idempotent."""
         version = self.versions.get(key)
@@ -93,8 +99,7 @@ class Fleet(Vigil):
             self._served_enough(worker, now)
         if worker.slot.retiring:
             self._stop_if_idle(worker, now)
-        else:
-            self._dispatcher.dispatch(version, now)
+        self._dispatcher.dispatch(version, now)
         self._finish_drain(version, now)
         return self._agenda.flush()
 

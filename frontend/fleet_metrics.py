@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -29,8 +30,27 @@ def count_workers(
 
 
 def fleet_families(versions: Mapping[VersionKey, Version]) -> Iterator[Metric]:
-    """How often versions got more or fewer workers by themselves, and what they lack memory for."""
-    yield _scalings(versions)
+    """What waits, how often versions got more or fewer workers, and what they lack memory for."""
+    labels = ["model", "version"]
+    waiting = GaugeMetricFamily("flambeau_queue_requests", "Requests that wait", labels=labels)
+    oldest = GaugeMetricFamily(
+        "flambeau_queue_oldest_seconds",
+        "Time that the request has waited which has waited longest",
+        labels=labels,
+    )
+    scalings = CounterMetricFamily(
+        "flambeau_scalings_total",
+        "Changes of the number of workers by load, by direction",
+        labels=["model", "version", "direction"],
+    )
+    now = monotonic()
+    for key, version in versions.items():
+        waiting.add_metric(list(key), len(version.queue))
+        oldest.add_metric(list(key), version.queue.oldest_wait(now))
+        if version.is_elastic:
+            for direction, count in version.scaled.items():
+                scalings.add_metric([*key, direction], count)
+    yield from (waiting, oldest, scalings)
     yield from _memory_families(versions)
 
 
@@ -51,16 +71,3 @@ def _memory_families(versions: Mapping[VersionKey, Version]) -> Iterator[Metric]
         if size is not None:
             sizes.add_metric(key, size)
     yield from (shortages, sizes)
-
-
-def _scalings(versions: Mapping[VersionKey, Version]) -> Metric:
-    scalings = CounterMetricFamily(
-        "flambeau_scalings_total",
-        "Changes of the number of workers by load, by direction",
-        labels=["model", "version", "direction"],
-    )
-    for key, version in versions.items():
-        if version.is_elastic:
-            for direction, count in version.scaled.items():
-                scalings.add_metric([*key, direction], count)
-    return scalings

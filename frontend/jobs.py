@@ -87,7 +87,8 @@ class Job:
     ``deadline`` is the clock reading after which no answer is wanted any more.
     ``sequence`` is what it belongs to, where the model keeps sequences apart.
     ``requested_version`` is what the client named: ``None`` when it took the default. ``alone``
-    keeps it out of batches with others. ``time_limit`` is in how many seconds the client wants its
+    keeps it out of batches with others. ``priority`` is from 0, the most urgent, to 9, where the
+    model's queue looks at it. ``time_limit`` is in how many seconds the client wants its
     answer, whatever the model grants. ``streams`` tells that a part of the answer has been given
     away, and ``ticket`` is the job's number among those that somebody watches the clock for.
     """
@@ -100,6 +101,7 @@ class Job:
     requested_version: str | None = None
     alone: bool = False
     time_limit: float | None = None
+    priority: int = 5
     streams: bool = False
     ticket: int = 0
     state: JobState = JobState.QUEUED

@@ -15,14 +15,6 @@ if TYPE_CHECKING:
     from .roster import Version
 
 
-def seconds_to_room(version: Version) -> int:
-    """In about how many seconds the queue will have been served, from 1 to 30."""
-    batches = ceil(len(version.queue) / version.queue.batch_size)
-    at_once = max(1, len(version.slots)) * version.spec.concurrency
-    seconds = batches * (version.handler_seconds or 0.0) / at_once
-    return min(30, max(1, ceil(seconds)))
-
-
 def death(exit: Exit) -> InferenceError:
     """What a request is told whose worker died. The first words are TorchServe's."""
     message = f"Worker died. {exit.message}" if exit.clock else "Worker died."

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from .. import FlambeauError
+from .disciplines import PRIORITY, priority_of
 from .errors import DrainingError, NoWorkerError
 from .input_check import LARGE_BODY, checked_body, refuse_misfit
 from .jobs import Job, Outcome
@@ -91,23 +92,23 @@ class Predictor:
         """As ``predict``, for a part of a request that was accepted before the server drains."""
         key = self._registry.resolve(model, version)
         started = monotonic()
+        job = Job(request_id, {}, [], started, requested_version=version, time_limit=time_limit)
         try:
-            headers, parts = await read_input()
             current = self._engine.version(key)
-            if current is not None and current.schemas[0] is not None:
-                await _refuse_misfit(current.schemas[0], parts)
-            job = Job(
-                request_id,
-                headers,
-                parts,
-                monotonic(),
-                requested_version=version,
-                time_limit=time_limit,
-                # A handler looks at the first row for whether to explain the batch.
-                alone=headers.get("explain") == "True",
-            )
-            if current is not None and current.spec.sequences is not None:
-                job.sequence = name_sequence(headers, current.spec.sequences, _new_id)
+            if current is not None and not current.free:
+                # Nobody need send a body, and nobody read it, for a request that is refused.
+                self._engine.admit(key, job)
+            headers, parts = job.headers, job.parts = await read_input()
+            if current is not None:
+                if current.schemas[0] is not None:
+                    await _refuse_misfit(current.schemas[0], parts)
+                if current.spec.sequences is not None:
+                    job.sequence = name_sequence(headers, current.spec.sequences, _new_id)
+                if current.spec.queue_discipline == PRIORITY:
+                    job.priority = priority_of(headers, job.priority)
+            # A handler looks at the first row for whether to explain the batch.
+            job.alone = headers.get("explain") == "True"
+            job.offered_at = monotonic()
             key, answered = self._offer(key, job, model)
             outcome = await self._outcome(key, job, answered)
             refuse_longer(len(outcome.body), self.longest_answer)

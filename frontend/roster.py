@@ -238,6 +238,7 @@ class Version(Lifecycle[VersionState]):
     """One version of a model: its queue, its slots and what it is meant to be."""
 
     __slots__ = (
+        "_answered_at",
         "asked_at",
         "boot_failure",
         "crashes",
@@ -265,6 +266,7 @@ class Version(Lifecycle[VersionState]):
         "scaler",
         "scalings",
         "schemas",
+        "seconds_between",
         "sequences",
         "shortages",
         "slots",
@@ -285,7 +287,14 @@ class Version(Lifecycle[VersionState]):
                 spec.sequences, size, delay, adaptive=adaptive
             )
         else:
-            self.queue = ModelQueue(spec.queue_size, size, delay, adaptive=adaptive)
+            self.queue = ModelQueue(
+                spec.queue_size,
+                size,
+                delay,
+                adaptive=adaptive,
+                discipline=spec.queue_discipline,
+                queue_timeout=spec.queue_timeout,
+            )
         self.slots: dict[int, Slot] = {}
         self.free: deque[Worker] = deque()
         """Ready workers with room for a batch: for most models, those without work."""
@@ -293,6 +302,10 @@ class Version(Lifecycle[VersionState]):
         """Jobs in flight."""
         self.handler_seconds: float | None = None
         """What the handler takes for a batch, lately."""
+        self.seconds_between: float | None = None
+        """What passes between the answers of two batches, lately, while requests wait."""
+        self._answered_at: float | None = None
+        """The last such answer, if somebody has waited ever since."""
         self.schemas: Schemas = (None, None)
         """What the handler says of its input and output."""
         self.min_workers = 0
@@ -379,7 +392,12 @@ class Version(Lifecycle[VersionState]):
             self.recorder = Recorder(spec.recorded) if spec.recorded else None
         if isinstance(self.queue, ModelQueue):
             self.queue.resize(
-                spec.queue_size, spec.rows, spec.max_batch_delay, adaptive=spec.adaptive_batching
+                spec.queue_size,
+                spec.rows,
+                spec.max_batch_delay,
+                adaptive=spec.adaptive_batching,
+                discipline=spec.queue_discipline,
+                queue_timeout=spec.queue_timeout,
             )
 
     @property
@@ -401,6 +419,17 @@ class Version(Lifecycle[VersionState]):
             self.handler_seconds = seconds
         else:
             self.handler_seconds += (seconds - self.handler_seconds) / 8
+
+    def paced(self, now: float) -> None:
+        """A batch was answered, and the queue is as it was before that."""
+        if self._answered_at is not None:
+            gap, usual = now - self._answered_at, self.seconds_between
+            if usual is None:
+                self.seconds_between = gap
+            else:
+                # One batch that takes for ever says little of the others.
+                self.seconds_between = usual + (min(gap, 4 * usual + 1e-4) - usual) / 8
+        self._answered_at = now if len(self.queue) else None
 
     @property
     def has_ticket(self) -> bool:

@@ -98,6 +98,20 @@ class SequenceQueue:
         """How many sequences ``worker`` keeps."""
         return self._bound[worker]
 
+    displaces = False
+
+    @property
+    def refuses_all(self) -> bool:
+        """Whoever comes now is refused: not known before it is known of which sequence it is."""
+        return False
+
+    def oldest_wait(self, now: float) -> float:
+        """Seconds for which the one has waited that has waited longest; 0 where nobody does."""
+        return max((now - job.offered_at for job in self.waiting()), default=0.0)
+
+    def yields_to(self, job: Job) -> None:
+        """Nobody gives way to another sequence."""
+
     def offer(self, job: Job, now: float) -> bool:
         """Queue a request of its ``sequence``, which may begin with it; False if it may not."""
         if job.sequence is None:

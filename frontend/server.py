@@ -126,6 +126,8 @@ class Server:
             self._load_message,
             config.initial_worker_port,
             lambda *asked: self._headroom.room_for(*asked),
+            config.gpu_batches,
+            config.cpu_batches,
         )
         self._headroom = Headroom(self._fleet.versions)
         self._placements = Placements(self._visible, self._fleet.versions)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from .disciplines import FIFO
+
 if TYPE_CHECKING:
     from .lifecycle import VersionKey
     from .ranks import Parallelism
@@ -19,17 +21,19 @@ class VersionSpec:
     A worker takes up to ``concurrency`` batches at once: ``asynchronous`` ones, or with
     ``continuous``, where each is one request, the rows of its rounds.
     ``client_timeout`` is for the whole of a request and ``queue_timeout`` for its wait; 0 means no
-    limit. ``queue_size`` is per version; with ``job_ticket`` nobody waits at all. ``lost_retries``
-    is how often a request of a lost batch is tried again. With ``isolate_failures`` a batch that
-    the handler fails is divided. ``python`` is the interpreter of the
-    version's own environment, None for that of all workers. ``parallel`` is there where a worker
-    has several GPUs. A worker is renewed after about ``max_requests`` requests or ``max_age``
-    seconds, and when it has more than ``max_memory`` bytes in memory; 0: never for that reason.
-    A worker has to answer ``warm_up`` and ``trials``, requests to its predecessor, before it is
-    ready; up to ``recorded`` requests are kept for those that come after it. Between its minimum
-    and maximum the number of workers grows while requests wait longer than ``target_delay``, and
-    shrinks after ``scale_down_after`` seconds of little work. After ``idle_timeout`` seconds
-    without a request (0: never) there are none until one comes, which waits with ``cold_start``.
+    limit. ``queue_size`` is per version; with ``job_ticket`` nobody waits at all.
+    ``queue_discipline`` is who of those that wait goes next, and ``overload_status`` what those get
+    for whom there is no room. ``share_weight`` is the version's claim to a device that it shares
+    with others. ``lost_retries`` is how often a request of a lost batch is tried again. With
+    ``isolate_failures`` a batch that the handler fails is divided. ``python`` is the interpreter of the version's own environment, None for that of all workers. ``parallel``
+    is there where a worker has several GPUs. A worker is renewed after about ``max_requests``
+    requests or ``max_age`` seconds, and when it has more than ``max_memory`` bytes in memory; 0:
+    never for that reason. A worker has to answer ``warm_up`` and ``trials``, requests to its
+    predecessor, before it is ready; up to ``recorded`` requests are kept for those that come after
+    it. Between its minimum and maximum the number of workers grows while requests wait longer than
+    ``target_delay``, and shrinks after ``scale_down_after`` seconds of little work. After
+    ``idle_timeout`` seconds without a request (0: never) there are none until one comes, which
+    waits with ``cold_start``.
     """
 
     key: VersionKey
@@ -44,6 +48,9 @@ class VersionSpec:
     queue_timeout: float = 0.0
     job_ticket: bool = False
     queue_size: int = 100
+    queue_discipline: str = FIFO
+    overload_status: int = 503
+    share_weight: int = 1
     max_retry_timeout: float = 300.0
     lost_retries: int = 1
     isolate_failures: bool = False

@@ -178,6 +178,10 @@ class ModelConfig:
     device_type: str | None = _key("deviceType", _one_of("cpu", "gpu"))
     device_ids: tuple[int, ...] | None = _key("deviceIds", _device_ids())
     job_queue_size: int | None = _key("jobQueueSize", _whole_number(0, zero_is_unset=True))
+    queue_discipline: str | None = _key(
+        "queueDiscipline", _one_of("fifo", "lifo_on_overload", "priority", "deadline")
+    )
+    share_weight: int | None = _key("shareWeight", _whole_number(1, 1000))
     client_timeout_in_mills: int | None = _key("clientTimeoutInMills", _whole_number(0))
     queue_timeout: int | None = _key("queueTimeout", _whole_number(0))  # s
     max_retry_timeout_in_sec: int | None = _key("maxRetryTimeoutInSec", _whole_number(0))

@@ -50,6 +50,8 @@ class Client:
     def __init__(self, house, listeners) -> None:
         self.house = house
         self.listeners = listeners
+        self.trailers: dict[str, str] = {}
+        """The trailing metadata of the last call that gave one answer."""
         self.channels = {
             name.removeprefix("grpc_"): grpc.insecure_channel(url.partition("//")[2])
             for name, url in listeners.urls.items()
@@ -70,8 +72,11 @@ class Client:
             response_deserializer=message(found.output_type.full_name).FromString,
         )
         given = iter([request(**each) for each in requests]) if requests else request(**fields)
-        answer = ask(given, timeout=timeout, metadata=metadata)
-        return list(answer) if found.server_streaming else answer
+        if found.server_streaming:
+            return list(ask(given, timeout=timeout, metadata=metadata))
+        answer, call = ask.with_call(given, timeout=timeout, metadata=metadata)
+        self.trailers = dict(call.trailing_metadata())
+        return answer
 
     def refusal(self, *call, **fields) -> tuple[grpc.StatusCode, str]:
         with pytest.raises(grpc.RpcError) as refused:

@@ -27,9 +27,10 @@ LAYERS = [
     "frontend.autoscaler model_store.s3 model_store.environments worker.log_lines worker.metrics "
     "worker.isolation",
     "worker.context model_store.remote model_store.model_config frontend.lifecycle frontend.jobs "
-    "frontend.run_dir frontend.server_timing "
+    "frontend.run_dir "
     "frontend.metric_log frontend.metrics_config frontend.ranks "
     "frontend.config_key frontend.access frontend.template",
+    "frontend.server_timing frontend.disciplines",
     "frontend.deadlines frontend.samples frontend.input_check "
     "model_store.manifest model_store.workflow_spec "
     "frontend.batcher frontend.config_sources frontend.config_listeners "
@@ -46,8 +47,9 @@ LAYERS = [
     "frontend.tls",
     "handlers archiver.writers frontend.storage frontend.records frontend.rank_launcher "
     "frontend.placements worker.envelopes worker.loader worker.rows worker.link "
-    "frontend.outcomes frontend.worker_choice frontend.worker_processes",
-    "frontend.dispatcher frontend.heartbeat",
+    "frontend.outcomes frontend.estimates frontend.worker_choice frontend.worker_processes",
+    "frontend.dispatcher frontend.fair_share frontend.heartbeat",
+    "frontend.turn_taking",
     "worker.service worker.continuous",
     "worker.asynchronous worker.compat worker.warm_up",
     "archiver.sources worker.main frontend.crew frontend.router frontend.metrics",
@@ -82,6 +84,7 @@ PURE = (
     "workflow_run",
     "ranks",
     "server_timing",
+    "disciplines",
     "jobs",
     "lifecycle",
     "batcher",
@@ -89,6 +92,7 @@ PURE = (
     "version_spec",
     "samples",
     "outcomes",
+    "estimates",
     "worker_choice",
     "sequences",
     "exits",
@@ -97,6 +101,8 @@ PURE = (
     "heartbeat",
     "memory_limits",
     "dispatcher",
+    "fair_share",
+    "turn_taking",
     "crew",
     "succession",
     "autoscaler",

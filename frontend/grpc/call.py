@@ -12,6 +12,7 @@ import grpc
 
 from ... import FlambeauError
 from ..access_log import log_access
+from ..disciplines import PRIORITY_HEADER
 from ..errors import ServiceUnavailableError
 from ..server_timing import total_only
 from .messages import message, service
@@ -91,6 +92,7 @@ class Caller:
         started, peer = asyncio.get_running_loop().time(), context.peer()
         # This is what is logged where the client gives the call up, which ends in no Exception.
         code, details = grpc.StatusCode.CANCELLED, ""
+        trailers: tuple[tuple[str, str], ...] = ()
         try:
             response = await behave(request, context)
             code = grpc.StatusCode.OK
@@ -107,6 +109,7 @@ class Caller:
     ) -> AsyncIterator[Any]:
         started, peer = asyncio.get_running_loop().time(), context.peer()
         code, details = grpc.StatusCode.CANCELLED, ""
+        trailers: tuple[tuple[str, str], ...] = ()
         try:
             async for response in behave(request, context):
                 yield response
@@ -148,6 +151,14 @@ class Caller:
 
 def new_request_id() -> str:
     return str(uuid.uuid4())
+
+
+def priority_header(context: Any) -> dict[str, str]:
+    """The call's ``x-request-priority``, as a header of the request."""
+    for name, value in context.invocation_metadata() or ():
+        if name == PRIORITY_HEADER:
+            return {name: value}
+    return {}
 
 
 def time_left(context: Any) -> float | None:

@@ -9,7 +9,7 @@ from ... import FlambeauError
 from ..errors import BadRequestError
 from ..jobs import Part
 from ..server_timing import timing_of
-from .call import SERVER_TIMING, new_request_id, time_left
+from .call import SERVER_TIMING, new_request_id, priority_header, time_left
 from .messages import INFERENCE, message
 
 if TYPE_CHECKING:
@@ -96,7 +96,9 @@ class InferenceService:
         grant.require_model(model)
 
         async def read_input() -> tuple[dict[str, str], list[Part]]:
-            headers = {SEQUENCE_ID: request.sequence_id} if request.sequence_id else {}
+            headers = priority_header(context)
+            if request.sequence_id:
+                headers[SEQUENCE_ID] = request.sequence_id
             parts = [Part(name, "", bytes(value)) for name, value in request.input.items()]
             return headers, parts
 

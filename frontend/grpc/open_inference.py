@@ -15,7 +15,7 @@ from ... import __version__
 from ..errors import BadRequestError, InferenceError
 from ..jobs import Part
 from ..server_timing import timing_of
-from .call import SERVER_TIMING, new_request_id, time_left
+from .call import SERVER_TIMING, new_request_id, priority_header, time_left
 from .messages import OPEN_INFERENCE, message
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class OpenInferenceService:
         body = json.dumps(_document(request)).encode()
 
         async def read_input() -> tuple[dict[str, str], list[Part]]:
-            return {}, [Part("body", "application/json", body)]
+            return priority_header(context), [Part("body", "application/json", body)]
 
         outcome = await self._predictor.predict(
             new_request_id(),

@@ -14,7 +14,9 @@ from ..errors import (
     ForbiddenError,
     InferenceError,
     InvalidKeyError,
+    NoFreeWorkerError,
     NoWorkerError,
+    QueueFullError,
     ResourceNotFoundError,
     UnauthenticatedError,
     UnknownModelError,
@@ -65,8 +67,11 @@ def code_of(status: int) -> grpc.StatusCode:
 def of_inference(error: FlambeauError) -> tuple[grpc.StatusCode, str]:
     """Code and details of an error of the inference service.
 
-    What TorchServe finds wrong before it asks a worker is INTERNAL there.
+    What TorchServe finds wrong before it asks a worker is INTERNAL there. A lack of room is not
+    here: by UNAVAILABLE or RESOURCE_EXHAUSTED clients know that they may come again.
     """
+    if isinstance(error, (QueueFullError, NoFreeWorkerError)):
+        return code_of(error.status), _details(error)
     if isinstance(error, InvalidKeyError):
         return grpc.StatusCode.PERMISSION_DENIED, error.message
     if isinstance(error, (UnknownModelError, UnknownVersionError, NoWorkerError, BadRequestError)):

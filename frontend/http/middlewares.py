@@ -57,6 +57,8 @@ NO_CACHE = CIMultiDict(
     }
 )
 
+_quoted = json.JSONEncoder(ensure_ascii=False).encode
+
 logger = logging.getLogger(__name__)
 
 
@@ -115,8 +117,18 @@ def render_error(error: FlambeauError, identity: str) -> Answer:
         "requestId": identity,
         "reason": error.reason,
         "clock": error.clock,
+        "pendingRequests": error.pending if isinstance(error, ServiceUnavailableError) else None,
     }
-    answer = json_answer(envelope, error.status)
+    # As json_answer would have it. The library indents in Python, which would be most of the work
+    # for a refusal, and refusals are made when there is no time.
+    lines = [
+        f'  "{name}": {_quoted(value) if isinstance(value, str) else value}'
+        for name, value in envelope.items()
+        if value is not None
+    ]
+    body = "{\n" + ",\n".join(lines) + "\n}\n"
+    answer = Answer(body.encode(errors="replace"), error.status)
+    answer.headers[hdrs.CONTENT_TYPE] = "application/json"
     if isinstance(error, ServiceUnavailableError):
         answer.headers[_RETRY_AFTER] = str(error.retry_after)
     if error.timing is not None:

@@ -18,7 +18,7 @@ import pytest
 from flambeau.frontend.access import OpenAccess
 from flambeau.frontend.app import Listeners, Services, start_listeners
 from flambeau.frontend.config import Config
-from flambeau.frontend.errors import UnknownModelError, UnknownVersionError
+from flambeau.frontend.errors import QueueFullError, UnknownModelError, UnknownVersionError
 from flambeau.frontend.jobs import Job, Outcome
 from flambeau.frontend.metrics import Metrics
 from flambeau.frontend.registry import Registration, Reply
@@ -51,6 +51,8 @@ class FakeEngine:
     abandoned: list[Job] = field(default_factory=list)
     gone: set[tuple[str, str]] = field(default_factory=set)
     schemas: tuple[str | None, str | None] = (None, None)
+    full: bool = False
+    discipline: str = "fifo"
     futures: list[asyncio.Future[Outcome]] = field(default_factory=list)
 
     def predict(self, key: tuple[str, str], job: Job) -> asyncio.Future[Outcome]:
@@ -61,6 +63,10 @@ class FakeEngine:
             future.set_result(self.answer(job))
         return future
 
+    def admit(self, key: tuple[str, str], job: Job) -> None:
+        if self.full:
+            raise QueueFullError("m", job.requested_version, 7, 100)
+
     def abandon(self, key: tuple[str, str], job: Job) -> None:
         self.abandoned.append(job)
 
@@ -68,7 +74,11 @@ class FakeEngine:
         return (
             None
             if key in self.gone
-            else SimpleNamespace(schemas=self.schemas, spec=SimpleNamespace(sequences=None))
+            else SimpleNamespace(
+                schemas=self.schemas,
+                spec=SimpleNamespace(sequences=None, queue_discipline=self.discipline),
+                free=not self.full,
+            )
         )
 
     @property

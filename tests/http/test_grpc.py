@@ -14,8 +14,11 @@ import pytest
 from flambeau.frontend.errors import (
     ConfigError,
     ConflictError,
+    DeadlineUnreachableError,
     InferenceError,
+    NoFreeWorkerError,
     NoWorkerError,
+    QueueFullError,
 )
 from flambeau.frontend.grpc.messages import INFERENCE, MANAGEMENT, message
 from flambeau.frontend.grpc.server import start_grpc
@@ -97,6 +100,36 @@ def test_nobody_to_serve_is_internal_as_in_torchserve(client):
     client.house.engine.answer = lambda job: Outcome(status=503, error=error)
     code, details = client.refusal("inference", "Predictions", model_name="m")
     assert (code, details) == (INTERNAL, f"{error.message}\nInternalServerException.()")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (QueueFullError("m", None, 7, 100), grpc.StatusCode.UNAVAILABLE),
+        (QueueFullError("m", None, 7, 100, 429), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (NoFreeWorkerError("m", None, 7), grpc.StatusCode.UNAVAILABLE),
+        (DeadlineUnreachableError("m", 7, 100), grpc.StatusCode.UNAVAILABLE),
+    ],
+)
+def test_who_is_refused_for_want_of_room_may_come_again(client, error, code):
+    client.house.engine.answer = lambda job: Outcome(status=error.status, error=error)
+    with pytest.raises(grpc.RpcError) as refused:
+        client.call("inference", "Predictions", model_name="m")
+    trailers = dict(refused.value.trailing_metadata())
+    assert refused.value.code() is code
+    assert trailers["grpc-retry-pushback-ms"] == "7000"
+    assert trailers["server-timing"].startswith("total;dur=")
+
+
+def test_a_call_says_where_its_time_went(client):
+    client.call("inference", "Predictions", model_name="m")
+    assert client.trailers["server-timing"].startswith("queue;dur=250.000, ")
+
+
+def test_a_call_may_have_a_priority(client):
+    client.house.engine.discipline = "priority"
+    client.call("inference", "Predictions", model_name="m", metadata=(("x-request-priority", "1"),))
+    assert client.house.engine.job.priority == 1
 
 
 def streaming(*pieces: bytes, last: bytes = b"last"):

@@ -49,6 +49,8 @@ maxRetryTimeoutInSec: 9
 batching: fixed
 retryLostBatch: 0
 isolateFailures: false
+queueDiscipline: lifo_on_overload
+shareWeight: 15
 parallelType: pp
 parallelLevel: 4
 torchrun:
@@ -99,6 +101,8 @@ handler:
         batching="fixed",
         retry_lost_batch=0,
         isolate_failures=False,
+        queue_discipline="lifo_on_overload",
+        share_weight=15,
         parallel_type="pp",
         parallel_level=4,
         torchrun=TorchrunConfig(1, 4, "c10d", "localhost:29500", "a=b", 5, 0, 2),

@@ -182,3 +182,15 @@ def test_answers_that_are_not_2xx_fail_the_run(
     )
     assert done.returncode == 1
     assert "answers that are not 2xx" in done.stderr
+
+
+@pytest.mark.timeout(90)
+def test_a_tiny_overload_is_measured_and_judged() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "overload.py")]
+    command += ["--seconds", "0.4", "--milliseconds", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=80, check=False)
+    assert done.returncode == 0, done.stderr
+    table = rows(done.stdout)
+    verdicts = [cells for first, cells in table.items() if first.startswith("default: ")]
+    assert len(verdicts) == 5
+    assert verdicts[-1] == ["0", "met"], "each is answered, and refusals say when to come again"
