@@ -19,19 +19,19 @@ class VersionSpec:
     """Everything that queueing and workers need to know of a version. Times are in seconds.
 
     A worker takes up to ``concurrency`` batches at once: ``asynchronous`` ones, or with
-    ``continuous``, where each is one request, the rows of its rounds.
-    ``client_timeout`` is for the whole of a request and ``queue_timeout`` for its wait; 0 means no
-    limit. ``queue_size`` is per version; with ``job_ticket`` nobody waits at all.
-    ``queue_discipline`` is who of those that wait goes next, and ``overload_status`` what those get
-    for whom there is no room. ``share_weight`` is the version's claim to a device that it shares
-    with others. ``lost_retries`` is how often a request of a lost batch is tried again. With
-    ``isolate_failures`` a batch that the handler fails is divided. ``python`` is the interpreter of the version's own environment, None for that of all workers. ``parallel``
-    is there where a worker has several GPUs. A worker is renewed after about ``max_requests``
-    requests or ``max_age`` seconds, and when it has more than ``max_memory`` bytes in memory; 0:
-    never for that reason. A worker has to answer ``warm_up`` and ``trials``, requests to its
-    predecessor, before it is ready; up to ``recorded`` requests are kept for those that come after
-    it. Between its minimum and maximum the number of workers grows while requests wait longer than
-    ``target_delay``, and shrinks after ``scale_down_after`` seconds of little work. After
+    ``continuous``, where each is one request, the rows of its rounds. ``client_timeout`` is for the
+    whole of a request and ``queue_timeout`` for its wait; 0 means no limit. ``queue_size`` is per
+    version; with ``job_ticket`` nobody waits at all. ``queue_discipline`` is who of those that wait
+    goes next, and ``overload_status`` what those get for whom there is no room. ``share_weight`` is
+    the version's claim to a device that it shares with others. ``lost_retries`` is how often a
+    request of a lost batch is tried again. With ``isolate_failures`` a batch that the handler fails
+    is divided. ``python`` is the interpreter of the version's own environment, None for that of all
+    workers. ``parallel`` is there where a worker has several GPUs. A worker is renewed after about
+    ``max_requests`` requests or ``max_age`` seconds, and when it has more than ``max_memory`` bytes
+    in memory; 0: never for that reason. A worker has to answer ``warm_up`` and ``trials``, requests
+    to its predecessor, before it is ready; up to ``recorded`` requests are kept for those that come
+    after it. Between its minimum and maximum the number of workers grows while requests wait longer
+    than ``target_delay``, and shrinks after ``scale_down_after`` seconds of little work. After
     ``idle_timeout`` seconds without a request (0: never) there are none until one comes, which
     waits with ``cold_start``.
     """
