@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check bench contract-oracle fuzz audit protos clean distclean
+.PHONY: help demo test check bench contract-oracle chaos fuzz audit protos clean distclean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 18
@@ -33,6 +33,11 @@ ORACLE_VENV ?= .make/oracle
 contract-oracle: .make/test ## Ask the real TorchServe what the contract says of it (needs Java)
 	@$(BIN)/python tests/contract/oracle.py --venv $(ORACLE_VENV)
 	@$(BIN)/python tests/compat/oracle.py --venv $(ORACLE_VENV)
+
+CHAOS_REQUESTS ?= 200000
+CHAOS_SEED ?= $(shell $(PYTHON) -c 'import random; print(random.SystemRandom().randrange(10**6))')
+chaos: .make/test ## Kill, stop, starve and confuse a server that is asked CHAOS_REQUESTS times
+	@$(BIN)/python tests/chaos/run.py --requests $(CHAOS_REQUESTS) --seed $(CHAOS_SEED)
 
 FUZZ_SECONDS ?= 30
 fuzz: .make/test ## Throw bytes at the parsers and requests at the APIs, FUZZ_SECONDS for each
