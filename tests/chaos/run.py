@@ -139,7 +139,8 @@ async def _cause_chaos(
     progress: bool,
 ) -> None:
     ledger, schedule = report.ledger, Schedule(report.seed)
-    wanted = write_models(server.store)
+    at_first = write_models(server.store)
+    wanted = dict(at_first)
     timeout = aiohttp.ClientTimeout(total=150.0)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         faults = Faults(server, session, ledger, wanted, clock, disk)
@@ -155,6 +156,9 @@ async def _cause_chaos(
         clients = Clients(server.addresses["inference"], ledger, CONNECTIONS)
         await clients.ask_all(lambda: next(orders, None))
         await faults.end()
+        for model, count in at_first.items():
+            wanted[model] = count
+            await faults.call("PUT", f"/models/{model}?min_worker={count}&synchronous=false")
         report.seconds = time.monotonic() - began
         report.recoveries, report.impossible = faults.recoveries, faults.impossible
         report.seconds_to_recover = await _recovered(server, faults, wanted, report)
