@@ -39,6 +39,11 @@ def write_echo(store: Path) -> None:
     _write(store / "echo", "echo_handler.py", {"batchSize": 1})
 
 
+def write_slow(store: Path) -> None:
+    """``slow``, which answers in pieces."""
+    _write(store / "slow", "slow_handler.py", {"batchSize": 1})
+
+
 def write_conv(store: Path, blocks: int) -> None:
     """``conv``, which takes batches of 8, and ``conv_single``, the same one by one."""
     network: dict[str, Any] = {"handler": {"blocks": blocks}, "responseTimeout": 30}

@@ -28,8 +28,9 @@ from .http.inference import InferenceAPI
 from .http.management import ManagementAPI
 from .http.middlewares import Answer, Guard, Listener, Route, json_answer, path_segments
 from .http.payload import request_query
-from .http.sites import open_site
+from .http.sites import Site, UnixSite, open_site
 from .http.workflows import WorkflowInference, WorkflowManagement
+from .inherited import InheritedSockets, ListeningSocket
 from .metrics import CONTENT_TYPE
 from .predictor import Predictor
 from .shielded import ShieldedCalls
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from .config import Address, Config
     from .engine import Engine
     from .metrics import Metrics
-    from .registry import Registry
+    from .rollout import RollingRegistry
     from .workflows import Workflows
 
 CLOSE_TIMEOUT = 5.0
@@ -57,12 +58,13 @@ class Services:
     """What the listeners of all protocols stand on."""
 
     engine: Engine
-    registry: Registry
+    registry: RollingRegistry
     workflows: Workflows
     metrics: Metrics
     config: Config
     access: Access
     is_draining: Callable[[], bool]
+    is_refusing: Callable[[], bool]
     is_starting: Callable[[], bool]
     changes: ShieldedCalls = field(default_factory=ShieldedCalls)
 
@@ -70,16 +72,25 @@ class Services:
 class Listeners:
     """The open listeners. ``urls`` says where each really listens, by its name.
 
-    ``addresses`` are host and port of those that have them.
+    ``addresses`` are host and port of those that have them. Sockets that are ``inherited`` are
+    listened at, where an address asks for them.
     """
 
-    def __init__(self, changes: ShieldedCalls, config: Config) -> None:
+    def __init__(
+        self, changes: ShieldedCalls, config: Config, inherited: InheritedSockets | None = None
+    ) -> None:
         self.urls: dict[str, str] = {}
         self.addresses: dict[str, tuple[str, int]] = {}
         self._changes = changes
         self._mode = int(config.unix_socket_mode, 8)
         self._certificate = Certificate(config) if _uses_tls(config) else None
+        self._inherited = inherited or InheritedSockets()
         self._runners: list[web.ServerRunner] = []
+        self._listeners: list[Listener] = []
+        self._sites: list[Site] = []
+        self._accepts = True
+        self.sockets: list[ListeningSocket] = []
+        """What is listened at, for whoever is to go on with it."""
 
     @property
     def uses_tls(self) -> bool:
@@ -92,12 +103,20 @@ class Listeners:
         self._runners.append(runner)
         wanted = parse_address(address)
         tls = self._certificate.context if self._certificate and wanted.is_tls else None
+        given = self._inherited.take(name, wanted)
         try:
-            bound = await open_site(listener, runner, wanted, self._mode, tls)
+            opened = await open_site(listener, runner, wanted, self._mode, tls, given)
         except OSError as error:
             raise ConfigError(_why_not(f"{name}_address", wanted, error)) from None
 
-        self.note(name, bound)
+        self._listeners.append(listener)
+        self._sites += opened.sites
+        self.sockets += [ListeningSocket(name, address, each) for each in opened.sockets]
+        self.note(name, opened.address)
+
+    def is_given(self, name: str, address: str) -> bool:
+        """A socket for it is inherited."""
+        return self._inherited.has(name, parse_address(address))
 
     def note(self, name: str, bound: Address) -> None:
         """Make known that ``name`` is served at ``bound``."""
@@ -118,10 +137,36 @@ class Listeners:
             logger.info("the certificate is read again")
 
     async def stop_accepting(self) -> None:
-        """Close the listening sockets; connections that exist are served on."""
-        for runner in self._runners:
-            for site in runner.sites:
-                await site.stop()
+        """Take no more connections; those that exist are served on.
+
+        Whoever has the listening sockets too goes on with them.
+        """
+        if self._accepts:
+            self._accepts = False
+            for site in self._sites:
+                await site.stop_accepting()
+
+    def own(self) -> None:
+        """What was inherited is this server's, and goes with it."""
+        for site in self._sites:
+            if isinstance(site, UnixSite):
+                site.is_ours = True
+
+    def end_connections(self) -> None:
+        """Close each connection after its next answer, which says so."""
+        for listener in self._listeners:
+            listener.guard.ends_connections = True
+
+    def close_idle(self) -> None:
+        """Close the connections that wait for their clients."""
+        for listener in self._listeners:
+            listener.close_idle()
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        arrived = sum(len(each.connections) for each in self._listeners)
+        return arrived + sum(site.arriving for site in self._sites)
 
     async def close(self) -> None:
         """Close everything, after a short wait for the answers that are under way."""
@@ -130,7 +175,9 @@ class Listeners:
         await self._changes.close(CLOSE_TIMEOUT)
 
 
-async def start_listeners(services: Services) -> Listeners:
+async def start_listeners(
+    services: Services, inherited: InheritedSockets | None = None
+) -> Listeners:
     """Open the listeners; raises ConfigError, with none left open, if one cannot listen.
 
     There are three, or two where inference and management have one address.
@@ -147,7 +194,7 @@ async def start_listeners(services: Services) -> Listeners:
         services.engine,
         services.registry,
         services.metrics,
-        services.is_draining,
+        services.is_refusing,
         config.max_response_size,
         timing=config.server_timing,
     )
@@ -155,7 +202,7 @@ async def start_listeners(services: Services) -> Listeners:
     workflows = WorkflowInference(WorkflowPredictor(services.workflows, predictor), config)
     inference = InferenceAPI(predictor, services.registry, workflows, config, health)
     metrics = MetricsAPI(services.metrics)
-    listeners = Listeners(services.changes, config)
+    listeners = Listeners(services.changes, config, inherited)
     routes: list[tuple[str, str, Route, ScopeOf]] = [
         ("inference", config.inference_address, inference, inference_scope),
         ("management", config.management_address, management, management_scope),
@@ -168,6 +215,8 @@ async def start_listeners(services: Services) -> Listeners:
         routes[0] = ("inference", str(shared), together, shared_scope)
     if not config.enable_metrics_api:
         del routes[-1]
+    # Those whose socket is there already take connections at once, and must not be undone after.
+    routes.sort(key=lambda each: listeners.is_given(each[0], each[1]))
     cors = _cors(config)
     try:
         for name, address, route, scope_of in routes:

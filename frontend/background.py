@@ -42,9 +42,15 @@ class Ready:
 
 
 def start_detached(
-    command: Sequence[str], log: Path, while_waiting: Callable[[], object] = lambda: None
+    command: Sequence[str],
+    log: Path,
+    while_waiting: Callable[[], object] = lambda: None,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> Ready:
     """Run ``command --ready-fd N`` in a session of its own and wait for its word on ``N``.
+
+    ``environ`` and ``folder`` are this process's where none are given.
 
     That is one line of JSON: ``{"pid": ..., "addresses": {...}}`` or ``{"error": "..."}``. What
     the server prints is appended to ``log``. ``while_waiting`` is called once if it takes more
@@ -63,6 +69,8 @@ def start_detached(
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 pass_fds=(writing,),
+                env=environ,
+                cwd=folder,
             )
         finally:
             os.close(writing)

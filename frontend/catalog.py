@@ -95,6 +95,14 @@ class Catalog:
         ]
         return a_page("models", entries, limit, offset)
 
+    def defaults(self) -> dict[str, str]:
+        """The default version of each model that is not a node of a workflow."""
+        return {
+            name: version
+            for name, version in sorted(self._defaults.items())
+            if not self._records[name][version].of_workflow
+        }
+
     def has(self, name: str, version: str) -> bool:
         """That version is registered."""
         return version in self._records.get(name, {})

@@ -12,6 +12,7 @@ from .. import FlambeauError, __version__
 _COMMANDS = {
     "start": ".cli_server:start",
     "stop": ".cli_server:stop",
+    "restart": ".cli_restart:restart",
     "status": ".cli_status:status",
     "archive": "..archiver.cli:archive",
     "archive-workflow": "..archiver.cli:archive_workflow",

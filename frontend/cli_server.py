@@ -17,7 +17,9 @@ from .errors import ConfigError
 from .runstate import RunningServer, is_alive, read_states, remove_state, server_name
 
 if TYPE_CHECKING:
+    from .background import Ready
     from .config import Config
+    from .runstate import Launch
 
 _POLL = 0.05
 _KILL_PATIENCE = 5.0
@@ -32,6 +34,13 @@ NOT_RUNNING = "flambeau is not currently running."
 @click.option(
     "--reload", is_flag=True, help="Give a model new workers when its files in the store change."
 )
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Take the place of the server that runs, without losing a request; see flambeau restart.",
+)
+@click.option("--replace-pid", type=int, hidden=True)
+@click.option("--launched", is_flag=True, hidden=True)
 @click.option("--ready-fd", type=int, hidden=True)
 @click.pass_context
 def start(
@@ -39,6 +48,9 @@ def start(
     /,
     background: bool,
     reload: bool,
+    replace: bool,
+    replace_pid: int | None,
+    launched: bool,
     ready_fd: int | None,
     **options: Any,
 ) -> None:
@@ -54,15 +66,21 @@ def start(
             "Missing mandatory parameter --model-store: the folder that holds your archives."
         )
     prepare_run_dir(config)
-    refuse_second(config)
+    if replace and replace_pid is None:
+        replace_pid = _to_replace(config)
+    if replace_pid is None:
+        refuse_second(config)
     if background:
         # In the foreground the server's log says them.
         show_warnings(config)
-        _start_in_background(flags, config, reload)
+        _start_in_background(flags, config, reload, replace_pid)
         return
-    from .server import run
+    from .serve import run
 
-    ctx.exit(run(config, ready_fd, reload=reload))
+    launch: Launch | None = None
+    if launched:
+        launch = {"flags": flags, "reload": reload, "folder": str(Path.cwd())}
+    ctx.exit(run(config, ready_fd, reload=reload, replaced=replace_pid, launch=launch))
 
 
 @click.command(short_help="Stop the running server.")
@@ -83,14 +101,25 @@ def stop(
 ) -> None:
     """Stop the running server once it has finished the requests that it has accepted."""
     folder = locate_run_dir(run_dir)
+    server = choose_server(folder, port, pid, "stop")
+    if server is None:
+        click.echo(NOT_RUNNING)
+        return
+    _stop(server, timeout, force)
+    remove_state(folder, server)
+
+
+def choose_server(
+    folder: Path, port: int | None, pid: int | None, purpose: str
+) -> RunningServer | None:
+    """The running server that is meant, None if there is none; raises ClickException if several
+    may be.
+    """
     servers = [
         server
         for server in running_servers(folder)
         if port in (None, server.management_port) and pid in (None, server.pid)
     ]
-    if not servers:
-        click.echo(NOT_RUNNING)
-        return
     if len(servers) > 1:
         lines = [
             f"  --port {each.management_port}  (pid {each.pid})"
@@ -99,10 +128,9 @@ def stop(
             for each in servers
         ]
         raise click.ClickException(
-            "\n".join(["Several servers are running; name the one to stop:", *lines])
+            "\n".join([f"Several servers are running; name the one to {purpose}:", *lines])
         )
-    _stop(servers[0], timeout, force)
-    remove_state(folder, servers[0])
+    return servers[0] if servers else None
 
 
 def locate_run_dir(given: str | None) -> Path:
@@ -134,14 +162,28 @@ def refuse_second(config: Config) -> None:
             )
 
 
-def _start_in_background(flags: dict[str, object], config: Config, reload: bool) -> None:
+def _to_replace(config: Config) -> int | None:
+    """The server with this management address, else the only one there is, else None."""
+    name = server_name(parse_address(config.management_address))
+    servers = running_servers(config.run_dir)
+    if len(servers) > 1:
+        servers = [server for server in servers if server.name == name]
+    return servers[0].pid if servers else None
+
+
+def _start_in_background(
+    flags: dict[str, object], config: Config, reload: bool, replaced: int | None
+) -> None:
     from .background import start_detached
 
     name = server_name(parse_address(config.management_address))
     log = config.log_file or config.run_dir / "logs" / f"{name}.log"
     command = [sys.executable, "-m", "flambeau.frontend.cli", "start", *command_line(flags)]
+    command.append("--launched")
     if reload:
         command.append("--reload")
+    if replaced is not None:
+        command.append(f"--replace-pid={replaced}")
     if config.log_file is None:
         command.append(f"--log-file={log}")
     ready = start_detached(
@@ -150,6 +192,11 @@ def _start_in_background(flags: dict[str, object], config: Config, reload: bool)
         while_waiting=lambda: click.echo("Waiting for the models to load ...", err=True),
     )
     click.echo(f"flambeau is running (pid {ready.pid}).")
+    show_running(ready)
+
+
+def show_running(ready: Ready) -> None:
+    """Print where a server can be asked, and what it does not serve."""
     for name, url in ready.addresses.items():
         click.echo(f"  {name:<10}  {url}")
     click.echo(f"  {'log':<10}  {ready.log}")

@@ -168,7 +168,7 @@ def _say_what_is_ignored(options: argparse.Namespace, config: Config) -> None:
 
 
 def _serve(config: Config, pid_file: Path) -> int:
-    from .server import run
+    from .serve import run
 
     prepare_run_dir(config)
     refuse_second(config)

@@ -256,7 +256,7 @@ class ModelsKeys:
     pre_stop_delay: int = key(
         integer(0),
         0,
-        "Seconds that a stopping server reports not to be ready while it still listens.",
+        "Seconds that a stopping server reports not to be ready while it still serves.",
     )
     run_dir: Path = directory(
         default_run_dir,

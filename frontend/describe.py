@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..model_store.store import StoredModel
     from .autoscaler import ScalingEvent
     from .exits import Exit
+    from .precedence import Registration
     from .roster import Slot, Version
     from .version_spec import VersionSpec
 
@@ -35,6 +36,7 @@ class Record:
     stored: StoredModel
     runtime: str
     loaded_at_startup: bool
+    asked: Registration
     of_workflow: bool = False
 
     @property

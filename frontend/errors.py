@@ -34,6 +34,7 @@
     │   ├── InstallingError             the model's packages are being installed
     │   └── DrainingError               the server or the version is going away
     ├── DeadlineExceededError           504 RequestTimeoutException
+    ├── HandoverError                   a server does not take, or does not give, another's place
     ├── ConfigError                     a setting that cannot work: the server does not start
     └── IllegalTransition               a bug: an object was asked for an impossible step
 
@@ -349,6 +350,10 @@ class DeadlineExceededError(FlambeauError):
 
 class ConfigError(FlambeauError):
     """A setting that cannot work; the message names key, value, source and what is allowed."""
+
+
+class HandoverError(FlambeauError):
+    """A server is not replaced by another one; the one that serves goes on."""
 
 
 class IllegalTransition(FlambeauError):

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class Predictor:
     """Answers inference calls from the engine; used by every protocol.
 
-    ``is_draining`` tells whether the server is on its way out. With ``timing`` errors say where
-    the time of a request went that was queued.
+    ``is_refusing`` tells whether the server takes no new requests any more. With ``timing`` errors
+    say where the time of a request went that was queued.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Predictor:
         engine: Engine,
         registry: Registry,
         metrics: Metrics,
-        is_draining: Callable[[], bool],
+        is_refusing: Callable[[], bool],
         longest_answer: int,
         *,
         timing: bool = True,
@@ -46,18 +46,14 @@ class Predictor:
         self._engine = engine
         self._registry = registry
         self._metrics = metrics
-        self._is_draining = is_draining
+        self._is_refusing = is_refusing
         self.timing = timing
         self.longest_answer = longest_answer
         """Bytes that an answer, or a piece of one, may have."""
 
-    def is_draining(self) -> bool:
-        """The server takes no new requests."""
-        return self._is_draining()
-
     def refuse_if_draining(self) -> None:
         """Raise DrainingError when the server takes no new requests."""
-        if self._is_draining():
+        if self._is_refusing():
             raise DrainingError("The server is shutting down and takes no new requests.")
 
     async def predict(

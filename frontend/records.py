@@ -58,7 +58,7 @@ def make_record(
     python = None if environment is None else environment.python
     spec = make_spec((name, version), handler, registration, stored, config, python)
     spec = replace(spec, warm_up=_warm_up(stored))
-    return Record(spec, stored, runtime, at_startup, registration.of_workflow)
+    return Record(spec, stored, runtime, at_startup, registration, registration.of_workflow)
 
 
 def _warm_up(stored: StoredModel) -> tuple[Sample, ...]:

@@ -31,7 +31,7 @@ from .records import make_record
 from .self_description import ask_about_itself
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ..model_store.environments import Environment
     from ..model_store.store import ModelStore
@@ -250,6 +250,21 @@ class Registry(Catalog):
         return await ask_about_itself(
             self._engine, self.resolve(name, version), headers, request_id
         )
+
+    def records(self) -> Iterator[tuple[Record, tuple[int, int, int] | None]]:
+        """Each version, and its least, most and present number of workers where that is not what
+        comes of its registration.
+        """
+        for records in self._records.values():
+            for record in records.values():
+                version = self._engine.version(record.spec.key)
+                wanted = self._workers(record.asked, record)
+                now = wanted
+                if version is not None:
+                    now = version.min_workers, version.max_workers
+                present = now[0] if version is None else len(version.active_slots)
+                is_usual = (now, present) == (wanted, wanted[0])
+                yield record, None if is_usual else (*now, present)
 
     def _refuse_if_draining(self, key: VersionKey) -> None:
         version = self._engine.version(key)

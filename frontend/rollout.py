@@ -81,6 +81,11 @@ class RollingRegistry(Registry):
         task.add_done_callback(self._done)
         return Reply(202, "Processing worker updates...")
 
+    @property
+    def is_replacing(self) -> bool:
+        """A model is being replaced now."""
+        return any(not each.is_over for each in self._rollouts.values())
+
     def describe(self, name: str, version: str | None) -> list[dict[str, object]]:
         described = super().describe(name, version)
         rollout = self._rollouts.get(name)

@@ -14,7 +14,7 @@ import stat
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from .settings import read_address
 
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .settings import Address
+
+
+class Launch(TypedDict):
+    """How a server was started: by which flags, and in which folder."""
+
+    flags: dict[str, Any]
+    reload: bool
+    folder: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,8 @@ class RunningServer:
     are really bound, ``started_at`` seconds since the epoch, ``log`` the file that its stderr goes
     to. ``process_start`` is the kernel's reading of when the process began (in its own ticks): a
     later process with the same pid has another one. ``certificate`` is the file with what its
-    https listeners show.
+    https listeners show. ``launch`` is how a background server was started; who started another one
+    must start the next one too.
     """
 
     pid: int
@@ -41,6 +50,7 @@ class RunningServer:
     addresses: Mapping[str, str]
     log: str | None = None
     certificate: str | None = None
+    launch: Launch | None = None
 
     @property
     def management_port(self) -> int:
@@ -61,7 +71,10 @@ def server_name(management: Address) -> str:
 
 
 def write_state(
-    run_dir: Path, urls: Mapping[str, str], certificate: Path | None = None
+    run_dir: Path,
+    urls: Mapping[str, str],
+    certificate: Path | None = None,
+    launch: Launch | None = None,
 ) -> RunningServer:
     """Record that this process serves at ``urls``; raises OSError if it cannot be written.
 
@@ -70,7 +83,9 @@ def write_state(
     """
     pid = os.getpid()
     shown = None if certificate is None else str(certificate)
-    server = RunningServer(pid, time.time(), _process_start(pid), dict(urls), _log_file(), shown)
+    server = RunningServer(
+        pid, time.time(), _process_start(pid), dict(urls), _log_file(), shown, launch
+    )
     path = _path(run_dir, server.name)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     draft = path.with_suffix(f".{pid}.draft")

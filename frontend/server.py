@@ -5,31 +5,30 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
-import json
 import logging
 import os
 import random
 import signal
-import sys
-from importlib.util import find_spec
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import FlambeauError, __version__
+from .. import __version__
 from ..worker.protocol import Load
 from .admission import make_access
-from .app import Listeners, Services, start_listeners
+from .app import Services
 from .config import SECRET_VARIABLES, prepare_run_dir
 from .dependencies import Dependencies
 from .devices import gpu_memory, gpu_usage, visible_gpus
 from .engine import Engine
-from .errors import ConfigError
+from .entrances import Entrances, open_entrances
 from .fleet import Fleet
 from .fleet_metrics import count_workers, fleet_families
+from .handover import Handover, handover_path
 from .headroom import GpuMemory, Headroom
+from .inherited import InheritedSockets
 from .launcher import LocalLauncher, visible
 from .lifecycle import SERVER_TRANSITIONS, Lifecycle, ServerState
-from .logs import Logs
 from .metrics import Metrics
 from .metrics_config import read_metrics_config
 from .placements import Placements
@@ -41,14 +40,17 @@ from .snapshots import Snapshots
 from .startup import first_failure, load_startup_models
 from .storage import make_model_store, make_workflow_store
 from .system_metrics import SystemMetrics
+from .takeover import OccupiedPlace, load_beside
 from .workflows import Workflows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from .config import Config
-    from .grpc.server import GrpcListeners
+    from .handover import Predecessor
+    from .inherited import ListeningSocket
     from .lifecycle import VersionKey
+    from .runstate import Launch
     from .version_spec import VersionSpec
 
 logger = logging.getLogger("flambeau.server")
@@ -59,38 +61,20 @@ MODEL_FAILED = 3
 """Exit code of a server that ends because of ``exit_on_model_failure``."""
 
 
-def run(config: Config, ready_fd: int | None = None, *, reload: bool = False) -> int:
-    """Serve until SIGTERM or SIGINT; the process's exit code.
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """Under which a server starts.
 
-    When the models of the configuration are there, one JSON line is written to ``ready_fd``: with
-    ``pid``, ``addresses`` and the archives that ``failed``, or with ``error`` if the server cannot
-    start. With ``reload`` models get new workers when their files change.
+    ``tell`` is told when its models are there. With ``reload`` models get new workers when their
+    files change. It takes the place of ``predecessor``, or listens at sockets that are ``given`` by
+    who supervises it. ``launch`` is how it was started, for who is to start the next one.
     """
-    try:
-        logs = Logs(config)
-    except FlambeauError as error:
-        _tell(ready_fd, {"error": str(error)})
-        print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - there is no log to write it to
-        return 1
-    for warning in config.warnings:
-        logger.warning("%s", warning)
-    loop = _new_event_loop()
-    try:
-        return loop.run_until_complete(_serve(config, ready_fd, reload))
-    except (FlambeauError, OSError) as error:
-        logger.error("%s", error)
-        _tell(ready_fd, {"error": str(error)})
-        return 1
-    finally:
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
-        logs.close()
 
-
-async def _serve(config: Config, ready_fd: int | None, reload: bool) -> int:
-    server = Server(config, ready_fd, reload=reload)
-    await server.run()
-    return server.exit_code
+    tell: Callable[[Mapping[str, object]], None] = lambda _: None
+    reload: bool = False
+    predecessor: Predecessor | None = None
+    given: Sequence[ListeningSocket] = ()
+    launch: Launch | None = None
 
 
 class Server:
@@ -99,12 +83,10 @@ class Server:
     Made inside a running event loop.
     """
 
-    def __init__(
-        self, config: Config, ready_fd: int | None = None, *, reload: bool = False
-    ) -> None:
+    def __init__(self, config: Config, around: Circumstances | None = None) -> None:
         self._config = config
-        self._reload = reload
-        self._ready_fd = ready_fd
+        self._around = around or Circumstances()
+        self._refuses = False
         self._life = Lifecycle("server", SERVER_TRANSITIONS, ServerState.STARTING)
         self.exit_code = 0
         """What the process is to end with once ``run`` is over."""
@@ -160,58 +142,87 @@ class Server:
             self._config,
             self._access,
             self._is_draining,
+            lambda: self._refuses,
             lambda: self._life.state is ServerState.STARTING,
         )
-        listeners, grpc = await self._listen(services)
-        with_tls = [each for each in (listeners, grpc) if each is not None and each.uses_tls]
-        loop.add_signal_handler(signal.SIGHUP, self._hung_up, with_tls)
-        state = write_state(self._run_dir, listeners.urls, self._config.certificate_file)
+        entrances = await self._open(services)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up, entrances)
+        state = write_state(
+            self._run_dir, entrances.urls, self._config.certificate_file, self._around.launch
+        )
+        handover = Handover(
+            handover_path(self._run_dir, os.getpid()),
+            OccupiedPlace(services, entrances, self._stop.set),
+        )
+        await handover.open()
         logger.info("flambeau %s serves, pid %d", __version__, os.getpid())
         # Scripts written for TorchServe wait for these words.
         logger.info("Model server started.")
-        loading = loop.create_task(self._load_models(listeners))
+        loading = loop.create_task(self._load_models(entrances))
         others = [loop.create_task(self._log_system_metrics())]
         if self._visible:
             others.append(loop.create_task(self._watch_gpus()))
-        if self._reload:
+        if self._around.reload:
             others.append(loop.create_task(watch(self.registry, self.engine)))
         try:
             await self._stop.wait()
-            if self._snapshots is not None:
-                self.registry.changed = lambda: None
+            await handover.close()
+            self.registry.changed = lambda: None
+            if self._snapshots is not None and not handover.is_done:
                 self._snapshots.take("shutdown")
-            await self._drain()
+            timeout = float(self._config.drain_timeout)
+            if handover.is_done or self._around.given:
+                # Others take the connections that come.
+                began = loop.time()
+                await entrances.see_off(timeout, self._hurry)
+                await self._drain(0.0, max(0.0, timeout - (loop.time() - began)))
+            else:
+                entrances.end_connections()
+                await self._drain(float(self._config.pre_stop_delay), timeout)
         finally:
             for task in (loading, *others):
                 task.cancel()
             await asyncio.wait([loading, *others])
-            if grpc is not None:
-                await grpc.close()
-            await listeners.close()
+            await entrances.close()
             if self._snapshots is not None:
                 await asyncio.to_thread(self._snapshots.close)
             remove_state(self._run_dir, state)
             self._socket_path().unlink(missing_ok=True)
-            self._access.retire()
+            if not handover.is_done:
+                self._access.retire()
             self._life.move(ServerState.STOPPED)
             logger.info("flambeau has stopped")
 
-    async def _listen(self, services: Services) -> tuple[Listeners, GrpcListeners | None]:
-        """All listeners, or none."""
+    async def _open(self, services: Services) -> Entrances:
+        """Load beside the server whose place this one takes, if there is one, and listen."""
+        before = self._around.predecessor
+        inherited = None if before is None else InheritedSockets(before.sockets)
+        if self._around.given:
+            inherited = InheritedSockets(self._around.given)
         try:
-            listeners = await start_listeners(services)
+            if before is not None:
+                await load_beside(
+                    before,
+                    self.registry,
+                    self._workflows,
+                    self._store,
+                    self._config,
+                    self._access,
+                    self._stop,
+                )
+                self._life.move(ServerState.SERVING)
+            entrances = await open_entrances(services, inherited)
         except BaseException:
-            await self.engine.close(0.0)
+            if before is not None:
+                before.close()
+            await self.close()
             raise
-        try:
-            grpc = await _start_grpc(services)
-        except BaseException:
-            await listeners.close()
-            await self.engine.close(0.0)
-            raise
-        if grpc is not None:
-            listeners.urls.update(grpc.urls)
-        return listeners, grpc
+        if before is not None:
+            before.serving()
+            entrances.own()
+        for place in inherited.close() if inherited is not None else ():
+            logger.warning("no listener of this server is at %s", place)
+        return entrances
 
     async def close(self) -> None:
         """End the workers of a server that is not run."""
@@ -220,16 +231,18 @@ class Server:
         self._socket_path().unlink(missing_ok=True)
         self._access.retire()
 
-    def _hung_up(self, with_tls: Sequence[Listeners | GrpcListeners]) -> None:
+    def _hung_up(self, entrances: Entrances) -> None:
         """SIGHUP: certificates are read again, where there are some."""
-        for each in with_tls:
-            each.reload_certificate()
-        if not with_tls:
+        if entrances.uses_tls:
+            entrances.reload_certificates()
+        else:
             # Whoever hangs up on a server without any wants it to end, and to end well.
             self._signalled()
 
-    async def _load_models(self, listeners: Listeners) -> None:
-        failed = await load_startup_models(self.registry, self._store, self._config)
+    async def _load_models(self, entrances: Entrances) -> None:
+        failed = []
+        if self._around.predecessor is None:
+            failed = await load_startup_models(self.registry, self._store, self._config)
         if self._life.state is ServerState.STARTING:
             self._life.move(ServerState.SERVING)
         if self._snapshots is not None and not self._stop.is_set():
@@ -240,7 +253,7 @@ class Server:
         gc.collect()
         gc.freeze()
         gc.set_threshold(10_000, 50, 50)
-        _tell(self._ready_fd, {"pid": os.getpid(), "addresses": listeners.urls, "failed": failed})
+        self._around.tell({"pid": os.getpid(), "addresses": entrances.urls, "failed": failed})
         logger.info("flambeau is ready")
         if self._config.exit_on_model_failure:
             why = await first_failure(self.engine, list(self._fleet.versions), failed)
@@ -261,16 +274,18 @@ class Server:
             self._headroom.gpus = {number: GpuMemory(*each) for number, each in memory.items()}
             await asyncio.sleep(LOOK_AT_GPUS_EVERY)
 
-    async def _drain(self) -> None:
+    async def _drain(self, delay: float, timeout: float) -> None:
         """Refuse new work, finish what was accepted, let the workers go.
 
-        The listeners stay open meanwhile: whoever comes now is told to try elsewhere.
+        The listeners stay open meanwhile: whoever comes now is told to try elsewhere. For ``delay``
+        seconds they are served, for not everybody knows yet that there is an elsewhere.
         """
         self._life.move(ServerState.DRAINING)
         logger.info("flambeau is draining; a second signal skips the wait")
         await self._dependencies.close()
-        await self._wait(self._hurry, self._config.pre_stop_delay)
-        draining = asyncio.ensure_future(self._finish(float(self._config.drain_timeout)))
+        await self._wait(self._hurry, delay)
+        self._refuses = True
+        draining = asyncio.ensure_future(self._finish(timeout))
         hurry = asyncio.ensure_future(self._hurry.wait())
         await asyncio.wait([draining, hurry], return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
@@ -302,7 +317,8 @@ class Server:
     def _remove_stale_sockets(self) -> None:
         """Sockets of servers that were killed; a server's socket has its pid for a name."""
         for path in self._run_dir.glob("*.sock"):
-            if path.stem.isdigit() and not Path("/proc", path.stem).exists():
+            pid = path.name.partition(".")[0]
+            if pid.isdigit() and not Path("/proc", pid).exists():
                 path.unlink(missing_ok=True)
 
     def _make_engine(self) -> Engine:
@@ -376,37 +392,3 @@ class Server:
     def _forget(self, key: VersionKey) -> None:
         self.metrics.forget(key)
         self._placements.forget(key)
-
-
-async def _start_grpc(services: Services) -> GrpcListeners | None:
-    """The gRPC listeners, None where there are to be none; raises ConfigError."""
-    wanted = services.config.enable_grpc
-    if wanted == "false" or (wanted == "auto" and find_spec("grpc") is None):
-        return None
-    try:
-        from .grpc.server import start_grpc
-    except ImportError:
-        raise ConfigError(
-            "enable_grpc=true needs the gRPC library: pip install 'flambeau[grpc]'"
-        ) from None
-    listeners = await start_grpc(services)
-    for name, url in listeners.urls.items():
-        logger.info("%s listens on %s", name, url)
-    return listeners
-
-
-def _new_event_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        loop = asyncio.new_event_loop()
-    else:
-        loop = uvloop.new_event_loop()
-    asyncio.set_event_loop(loop)
-    return loop
-
-
-def _tell(ready_fd: int | None, message: Mapping[str, object]) -> None:
-    if ready_fd is not None:
-        with os.fdopen(ready_fd, "w", encoding="utf-8") as pipe:
-            pipe.write(json.dumps(message) + "\n")

@@ -9,19 +9,43 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from .. import FlambeauError
+
 _Result = TypeVar("_Result")
 
 logger = logging.getLogger(__name__)
 
 
 class ShieldedCalls:
-    """Runs calls to their end; ``close`` waits for those whose clients have left."""
+    """Runs calls to their end; ``close`` waits for those whose clients have left.
+
+    While ``refusal`` is set none may begin: it is what their clients are told.
+    """
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
+        self.refusal: FlambeauError | None = None
+
+    @property
+    def are_running(self) -> bool:
+        """Some have begun and not ended."""
+        return bool(self._running)
+
+    def admit(self) -> None:
+        """Raise ``refusal`` if a call may not begin now."""
+        if self.refusal is not None:
+            raise self.refusal
 
     async def finish(self, call: Coroutine[Any, Any, _Result]) -> _Result:
-        """The result of ``call``, which runs to its end even if this is cancelled."""
+        """The result of ``call``, which runs to its end even if this is cancelled.
+
+        Raises what ``admit`` raises.
+        """
+        try:
+            self.admit()
+        except BaseException:
+            call.close()
+            raise
         task = asyncio.ensure_future(call)
         self._running.add(task)
         task.add_done_callback(self._running.discard)

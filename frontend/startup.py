@@ -38,7 +38,7 @@ async def load_startup_models(
     named = [(name or default_model_name(url), Registration(url, name)) for name, url in wanted]
     registry.awaited.update(name for name, _ in named)
     failures = await asyncio.gather(
-        *(_load(registry, name, registration, at_startup=True) for name, registration in named)
+        *(load_model(registry, name, registration, at_startup=True) for name, registration in named)
     )
     return [failure for failure in failures if failure is not None]
 
@@ -92,17 +92,20 @@ async def _restore_version(
         startup_timeout=settings.startup_timeout,
         initial_workers=minimum,
     )
-    failure = await _load(registry, name, registration, at_startup=False)
+    failure = await load_model(registry, name, registration, at_startup=False)
     maximum = max(minimum, settings.max_workers or 0)
     if failure is None and registry.has(name, version) and maximum > minimum:
         await registry.scale(name, version, minimum, maximum)
     return failure
 
 
-async def _load(
+async def load_model(
     registry: Registry, name: str, registration: Registration, *, at_startup: bool
 ) -> str | None:
-    """``name`` is what clients will ask for, as far as that is known before."""
+    """Load one model; why it is not served, None if it is.
+
+    ``name`` is what clients will ask for, as far as that is known before.
+    """
     url = registration.url
     try:
         await registry.load(registration, at_startup=at_startup)

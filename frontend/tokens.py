@@ -12,13 +12,13 @@ import secrets
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .access import Grant, Scope
 from .errors import ConfigError, InvalidKeyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 KEY_FILE = "key_file.json"
@@ -97,6 +97,16 @@ class TokenAccess:
             # Nobody could read the new key.
             self._tokens[scope] = before
             raise
+
+    def keys(self) -> dict[str, tuple[str, float | None]]:
+        """All keys with their ends, for the server that goes on in this one's place."""
+        tokens = {"API": self._api, **{_NAMES[each]: self._tokens[each] for each in self._tokens}}
+        return {name: (token.key, token.ends) for name, token in tokens.items()}
+
+    def adopt(self, keys: Mapping[str, Sequence[Any]]) -> None:
+        """Go on with the keys of the server before."""
+        self._api = Token(*keys["API"])
+        self._tokens = {scope: Token(*keys[name]) for scope, name in _NAMES.items()}
 
     def announce(self) -> None:
         try:

@@ -58,6 +58,7 @@ class Workflow:
 
     name: str
     archive: StoredWorkflow
+    asked: WorkflowRegistration
     _uses: set[asyncio.Future[None]] = field(default_factory=set)
 
     @property
@@ -105,6 +106,13 @@ class Workflows:
             raise UnknownWorkflowError(name)
         return self._workflows[name]
 
+    def registrations(self) -> list[WorkflowRegistration]:
+        """What was asked for, by which the same workflows can be registered elsewhere."""
+        return [
+            replace(workflow.asked, workflow_name=name)
+            for name, workflow in sorted(self._workflows.items())
+        ]
+
     def list_workflows(self, limit: int = 100, offset: int = 0) -> dict[str, object]:
         """A page of the workflows, sorted by name, in TorchServe's form."""
         entries = [
@@ -144,7 +152,9 @@ class Workflows:
             open_workflow, self._store, asked.url, asked.sha256, asked.s3_sse_kms
         )
         try:
-            workflow = Workflow(asked.workflow_name or archive.manifest.workflow_name, archive)
+            workflow = Workflow(
+                asked.workflow_name or archive.manifest.workflow_name, archive, asked
+            )
             with self._claimed(workflow.name):
                 self._check_names(workflow)
                 for warning in archive.spec.warnings:

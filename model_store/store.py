@@ -163,6 +163,10 @@ class ModelStore:
             fetched.unlink(missing_ok=True)
             raise
 
+    def find_fetched(self, url: str, name: str) -> StoredModel:
+        """Like ``acquire`` for an archive that a server before has fetched, to a file ``name``."""
+        return replace(self.acquire(name), url=url, fetched=self._root / Path(name).name)
+
     def release(self, model: StoredModel) -> None:
         """Give a reference back; with the last one in all processes, the cache entry goes.
 

@@ -203,6 +203,10 @@ class RealServer:
         # An ipc path holds 107 bytes: pytest's own temporary folders are too deep for that.
         self.run_dir = Path(tempfile.mkdtemp(prefix="fl"))
         self.addresses: dict[str, str] = {}
+        self.prefix: list[str] = []
+        """What is run in place of the server, with the server's command as arguments."""
+        self.inherited: tuple[int, ...] = ()
+        """Descriptors that it gets."""
         self._log = base / "server.log"
         self._flags = flags
         # Most tests need no torch in each of their servers.
@@ -220,13 +224,13 @@ class RealServer:
         with open(reading, "rb", buffering=0) as pipe, open(self._log, "ab") as log:
             try:
                 self._process = subprocess.Popen(
-                    [*self.command(), "--ready-fd", str(writing)],
+                    [*self.prefix, *self.command(), "--ready-fd", str(writing)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     cwd=self.base,
                     env=self.environ,
-                    pass_fds=(writing,),
+                    pass_fds=(writing, *self.inherited),
                 )
             finally:
                 os.close(writing)

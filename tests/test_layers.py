@@ -24,6 +24,8 @@ LAYERS = [
     "model_store.strict_yaml model_store.signatures model_store.file_kinds "
     "model_store.shared_cache model_store.requirements",
     "frontend.settings model_store.installation frontend.exits worker.memory worker.safe_batch",
+    "frontend.inherited",
+    "frontend.handover",
     "frontend.autoscaler model_store.s3 model_store.environments worker.log_lines worker.metrics "
     "worker.isolation",
     "worker.context model_store.remote model_store.model_config frontend.lifecycle frontend.jobs "
@@ -64,14 +66,19 @@ LAYERS = [
     "frontend.registry",
     "frontend.rollout",
     "frontend.snapshots frontend.startup frontend.workflows frontend.reload",
+    "frontend.inventory",
     "frontend.predictor frontend.workflow_predictor frontend.admission",
     "frontend.http",
     "frontend.app",
     "frontend.grpc",
+    "frontend.entrances",
+    "frontend.takeover",
     "frontend.server",
+    "frontend.serve",
     "frontend.config_check frontend.rehearsal frontend.pytest_plugin",
     "frontend.cli_config frontend.cli_keys frontend.cli_scan",
     "frontend.cli_server",
+    "frontend.cli_restart",
     "frontend.cli_status frontend.cli_torchserve",
     "frontend.cli_models",
     "frontend.cli_handler",

@@ -13,7 +13,7 @@ from .call import SERVER_TIMING, new_request_id, priority_header, time_left
 from .messages import INFERENCE, message
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from ..access import Grant
     from ..jobs import Outcome
@@ -31,7 +31,14 @@ class InferenceService:
 
     NAME = f"{INFERENCE}.InferenceAPIsService"
 
-    def __init__(self, predictor: Predictor, registry: Registry, caller: Caller) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        registry: Registry,
+        caller: Caller,
+        is_draining: Callable[[], bool],
+    ) -> None:
+        self._is_draining = is_draining
         self._predictor = predictor
         self._registry = registry
         self._caller = caller
@@ -50,7 +57,7 @@ class InferenceService:
         """Health as TorchServe words it; a server that is not well is OK all the same."""
         if not self._caller.leaves_open(["ping"]):
             self._caller.admit(context)
-        healthy = self._registry.is_healthy() and not self._predictor.is_draining()
+        healthy = self._registry.is_healthy() and not self._is_draining()
         status = {"status": "Healthy" if healthy else "Unhealthy"}
         return _Health(health=json.dumps(status, indent=2))
 

@@ -101,6 +101,7 @@ class ManagementService:
 
     async def set_default(self, request: Any, context: Any) -> Any:
         name, version = self._named(request, context)
+        self._calls.admit()
         return _Response(msg=self._registry.set_default(name, version or "").message)
 
     async def unregister_model(self, request: Any, context: Any) -> Any:

@@ -62,7 +62,9 @@ class OpenInferenceService:
         registry: Registry,
         caller: Caller,
         is_starting: Callable[[], bool],
+        is_draining: Callable[[], bool],
     ) -> None:
+        self._is_draining = is_draining
         self._predictor = predictor
         self._registry = registry
         self._caller = caller
@@ -86,7 +88,7 @@ class OpenInferenceService:
 
     async def server_ready(self, request: Any, context: Any) -> Any:
         self._probe(context)
-        is_busy = self._predictor.is_draining() or self._is_starting()
+        is_busy = self._is_draining() or self._is_starting()
         ready = not is_busy and not self._registry.unready()
         return _response("ServerReady", ready=ready)
 
@@ -98,7 +100,7 @@ class OpenInferenceService:
         name = _required("name", request.name)
         self._caller.admit(context).require_model(name)
         ready = self._registry.is_ready(name, request.version or None)
-        ready = ready and not self._predictor.is_draining()
+        ready = ready and not self._is_draining()
         return _response("ModelReady", ready=ready)
 
     async def model_metadata(self, request: Any, context: Any) -> Any:

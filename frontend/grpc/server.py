@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import socket
 from typing import TYPE_CHECKING, Any
 
 # gRPC would keep its threads in order over fork(); workers are not forked, and it is costly.
@@ -51,25 +53,32 @@ class GrpcListeners:
         except ConfigError as error:
             logger.error("the certificate of gRPC is not replaced: %s", error)
 
-    async def close(self) -> None:
-        """Close them, after a short wait for the calls that are under way."""
-        while self._servers:
-            await self._servers.pop().stop(GRACE)
+    async def close(self, grace: float = GRACE) -> None:
+        """Close them. Calls that are under way get ``grace`` seconds, new ones are refused."""
+        servers, self._servers = self._servers, []
+        await asyncio.gather(*(server.stop(grace) for server in servers))
 
-    async def add(self, name: str, config: Config, handlers: list[Any]) -> None:
-        """Listen where ``config`` says; raises ConfigError if that cannot be."""
+    async def add(
+        self, name: str, config: Config, handlers: list[Any], *, beside: bool = False
+    ) -> None:
+        """Listen where ``config`` says; raises ConfigError if that cannot be.
+
+        ``beside``: another server may listen there as well, which is about to go.
+        """
         host = getattr(config, f"grpc_{name}_address")
         port = getattr(config, f"grpc_{name}_port")
         server = grpc.aio.server(options=_options(name, config))
         server.add_generic_rpc_handlers(tuple(handlers))
         place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
+            if port and not beside:
+                _refuse_second(host, port)
             if config.enable_grpc_ssl:
                 self._renewable.append(RenewableCredentials(config))
                 bound = server.add_secure_port(place, self._renewable[-1].credentials)
             else:
                 bound = server.add_insecure_port(place)
-        except RuntimeError:
+        except (RuntimeError, OSError):
             bound = 0
         if not bound:
             await server.stop(None)
@@ -84,14 +93,17 @@ class GrpcListeners:
         self.urls[f"grpc_{name}"] = f"{scheme}://{shown}:{bound}"
 
 
-async def start_grpc(services: Services) -> GrpcListeners:
-    """Open both listeners; raises ConfigError, with none left open, if one cannot listen."""
+async def start_grpc(services: Services, *, beside: bool = False) -> GrpcListeners:
+    """Open both listeners; raises ConfigError, with none left open, if one cannot listen.
+
+    ``beside``: another server may listen there as well, which is about to go.
+    """
     config, access = services.config, services.access
     predictor = Predictor(
         services.engine,
         services.registry,
         services.metrics,
-        services.is_draining,
+        services.is_refusing,
         config.max_response_size,
         timing=config.server_timing,
     )
@@ -99,10 +111,16 @@ async def start_grpc(services: Services) -> GrpcListeners:
         access, Scope.INFER, of_inference, config.access_log, timed=config.server_timing
     )
     managing = Caller(access, Scope.MANAGE, of_management, config.access_log)
-    inference = [InferenceService(predictor, services.registry, asking).handlers()]
+    inference = [
+        InferenceService(predictor, services.registry, asking, services.is_draining).handlers()
+    ]
     if config.ts_open_inference_protocol:
         open_inference = OpenInferenceService(
-            predictor, services.registry, asking, services.is_starting
+            predictor,
+            services.registry,
+            asking,
+            services.is_starting,
+            services.is_draining,
         )
         inference.append(open_inference.handlers())
     management = ManagementService(
@@ -110,20 +128,28 @@ async def start_grpc(services: Services) -> GrpcListeners:
     )
     listeners = GrpcListeners()
     try:
-        await listeners.add("inference", config, inference)
-        await listeners.add("management", config, [management.handlers()])
+        await listeners.add("inference", config, inference, beside=beside)
+        await listeners.add("management", config, [management.handlers()], beside=beside)
     except BaseException:
         await listeners.close()
         raise
     return listeners
 
 
+def _refuse_second(host: str, port: int) -> None:
+    """Raise OSError if somebody listens there: two servers would each get a share of the calls."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+
+
 def _options(name: str, config: Config) -> list[tuple[str, int]]:
     options = [
         ("grpc.max_receive_message_length", config.max_request_size),
         ("grpc.max_send_message_length", -1),
-        # Two servers on one port would each get a share of the calls.
-        ("grpc.so_reuseport", 0),
+        # A successor listens beside this server; others are kept off by _refuse_second.
+        ("grpc.so_reuseport", 1),
     ]
     for key, option in (
         (f"grpc_{name}_max_connection_age_ms", "grpc.max_connection_age_ms"),

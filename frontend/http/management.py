@@ -72,6 +72,7 @@ class ManagementAPI:
                 if request.method != "PUT":
                     raise MethodNotAllowedError
                 granted(Scope.MANAGE).require_model(model)
+                self._calls.admit()
                 return _rendered(self._registry.set_default(model, version))
             case _:
                 raise ResourceNotFoundError

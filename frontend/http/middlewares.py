@@ -204,6 +204,8 @@ class Guard:
         self._access_log = access_log
         self._timed = timed
         self._cors = cors
+        self.ends_connections = False
+        """Every connection is closed after the answer that comes next."""
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         if request._version is not HttpVersion11 and request._version != HttpVersion10:
@@ -234,6 +236,8 @@ class Guard:
         response.headers[X_REQUEST_ID] = identity
         if self._cors:
             self.add_cors(response)
+        if self.ends_connections and not response.prepared:
+            response.force_close()
         self._count_response(response.status)
         if self._access_log:
             seconds = monotonic() - started
@@ -277,10 +281,12 @@ def _log_access(request: web.BaseRequest, status: int, seconds: float, identity:
     log_access(peer, line, status, seconds, identity)
 
 
-def add_cors(request: web.BaseRequest, response: web.StreamResponse) -> None:
-    """For a response that is sent before its route returns: the headers that the guard adds."""
+def finish_head(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """For a response that is sent before its route returns: what the guard adds to its head."""
     if isinstance(request.protocol, _Connection):
         request.protocol.guard.add_cors(response)
+        if request.protocol.guard.ends_connections:
+            response.force_close()
 
 
 class Listener(web.Server):
@@ -292,13 +298,19 @@ class Listener(web.Server):
 
     def __init__(self, guard: Guard) -> None:
         super().__init__(guard, handler_cancellation=True)
-        self._guard = guard
+        self.guard = guard
         self.refuse_plain_http = guard.refuse_plain_http
+
+    def close_idle(self) -> None:
+        """Close the connections that wait for their clients."""
+        for each in self.connections:
+            if isinstance(each, _Connection):
+                each.close_if_idle()
 
     def __call__(self) -> web.RequestHandler:
         return _Connection(
             self,
-            self._guard,
+            self.guard,
             loop=asyncio.get_running_loop(),
             access_log=None,
             auto_decompress=False,
@@ -313,6 +325,11 @@ class _Connection(web.RequestHandler):
     def __init__(self, listener: Listener, guard: Guard, **options: Any) -> None:
         super().__init__(listener, **options)
         self.guard = guard
+
+    def close_if_idle(self) -> None:
+        """Close the connection if its client has asked for nothing."""
+        if self._waiter is not None and not self._messages:
+            self.force_close()
 
     def handle_error(
         self,

@@ -7,8 +7,10 @@ import errno
 import os
 import socket
 import stat
+import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
 
@@ -18,11 +20,36 @@ from .tls_acceptor import TlsAcceptor
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Sequence
 
     from .middlewares import Listener
 
 BACKLOG = 1024
 _PROBE_TIMEOUT = 1.0
+_TURNS = 3
+"""Turns of the loop in which an accepted connection gets its transport."""
+
+
+class Site(Protocol):
+    """What takes connections for a listener, until it is stopped."""
+
+    @property
+    def arriving(self) -> int:
+        """Connections that it has taken and that are not the listener's yet."""
+
+    async def stop_accepting(self) -> None:
+        """Take no more connections, without losing one that was taken, and leave what is bound to
+        whoever has it too.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSite:
+    """Where connections are taken, at which sockets, and by what."""
+
+    address: Address
+    sockets: Sequence[socket.socket]
+    sites: Sequence[Site]
 
 
 async def open_site(
@@ -31,32 +58,86 @@ async def open_site(
     wanted: Address,
     mode: int,
     tls: ssl.SSLContext | None,
-) -> Address:
-    """Take connections at ``wanted``; where that really is.
+    given: Sequence[socket.socket] = (),
+) -> OpenSite:
+    """Take connections at ``wanted``, at the sockets that are ``given`` if there are some.
 
     ``tls`` is needed for an https address only, ``mode`` counts for a Unix socket only: one that
     a dead server left is replaced. Raises OSError, or ConfigError if the path is no socket's.
     """
     if wanted.path:
-        await UnixSite(runner, listener, wanted.path, mode).start()
-        return wanted
-    if tls is None:
-        await web.TCPSite(runner, wanted.host, wanted.port, backlog=BACKLOG).start()
-    else:
-        await TlsSite(runner, listener, wanted, tls).start()
-    host, port = runner.addresses[0][:2]
-    return Address(host, port, wanted.is_tls)
+        unix = UnixSite(runner, listener, wanted.path, mode, *given)
+        await unix.start()
+        return OpenSite(wanted, [unix.bound], [unix])
+    sockets = list(given) or await _bind(wanted.host, wanted.port)
+    sites: list[Site] = []
+    try:
+        if tls is None:
+            for each in sockets:
+                plain = PlainSite(runner, each, backlog=BACKLOG)
+                await plain.start()
+                sites.append(plain)
+        else:
+            secure = TlsSite(runner, listener, wanted, sockets, tls)
+            await secure.start()
+            sites.append(secure)
+    except BaseException:
+        for each in sockets:
+            each.close()
+        raise
+    name = sockets[0].getsockname()
+    if isinstance(name, str):
+        raise ConfigError("A Unix socket is given for an address that has a port.")
+    return OpenSite(Address(name[0], name[1], wanted.is_tls), sockets, sites)
+
+
+async def _stop_reading(sockets: Sequence[socket.socket]) -> None:
+    """Accept nothing more, and let what is accepted become connections.
+
+    asyncio refuses connections that it has accepted in the same turn in which its server is closed.
+    """
+    loop = asyncio.get_running_loop()
+    for each in sockets:
+        loop.remove_reader(each)
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
+
+
+class PlainSite(web.SockSite):
+    """A TCP port where HTTP is spoken."""
+
+    arriving = 0
+
+    async def stop_accepting(self) -> None:
+        await _stop_reading([self._sock])
+        await self.stop()
 
 
 class UnixSite(web.BaseSite):
-    """A Unix socket with a mode of its own, which goes away with the site."""
+    """A Unix socket with a mode of its own, which goes away with the site if ``is_ours``.
 
-    def __init__(self, runner: web.BaseRunner, listener: Listener, path: str, mode: int) -> None:
+    ``given`` is bound to the path already, and somebody else's at first.
+    """
+
+    arriving = 0
+
+    def __init__(
+        self,
+        runner: web.BaseRunner,
+        listener: Listener,
+        path: str,
+        mode: int,
+        given: socket.socket | None = None,
+        *_: socket.socket,
+    ) -> None:
         super().__init__(runner, backlog=BACKLOG)
         self._listener = listener
         self._path = Path(path)
         self._mode = mode
+        self._given = given
         self._inode = 0
+        self.is_ours = given is None
+        self.bound = given or socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
     @property
     def name(self) -> str:
@@ -64,24 +145,34 @@ class UnixSite(web.BaseSite):
 
     async def start(self) -> None:
         await super().start()
-        _clear(self._path)
-        bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            bound.bind(str(self._path))
+            if self._given is None:
+                _clear(self._path)
+                self.bound.bind(str(self._path))
             # Nobody can connect before the server listens, so there is no gap.
             self._path.chmod(self._mode)
             self._inode = self._path.lstat().st_ino
-            self._server = await asyncio.get_running_loop().create_unix_server(
-                self._listener, sock=bound, backlog=self._backlog
+            loop = asyncio.get_running_loop()
+            options: dict[str, Any] = {}
+            if sys.version_info >= (3, 13) and isinstance(loop, asyncio.BaseEventLoop):
+                # The path may be a successor's when this server is closed.
+                options["cleanup_socket"] = False
+            self._server = await loop.create_unix_server(
+                self._listener, sock=self.bound, backlog=self._backlog, **options
             )
         except BaseException:
-            bound.close()
+            self.bound.close()
             raise
+
+    async def stop_accepting(self) -> None:
+        self.is_ours = False
+        await _stop_reading([self.bound])
+        await self.stop()
 
     async def stop(self) -> None:
         await super().stop()
         try:
-            if self._path.lstat().st_ino == self._inode:
+            if self.is_ours and self._path.lstat().st_ino == self._inode:
                 self._path.unlink()
         except FileNotFoundError:
             pass
@@ -91,11 +182,17 @@ class TlsSite(web.BaseSite):
     """A TCP port where TLS is spoken, and plain HTTP is told so."""
 
     def __init__(
-        self, runner: web.BaseRunner, listener: Listener, wanted: Address, tls: ssl.SSLContext
+        self,
+        runner: web.BaseRunner,
+        listener: Listener,
+        wanted: Address,
+        sockets: Sequence[socket.socket],
+        tls: ssl.SSLContext,
     ) -> None:
         super().__init__(runner, ssl_context=tls, backlog=BACKLOG)
         self._listener = listener
         self._wanted = wanted
+        self._sockets = sockets
         self._tls = tls
         self._acceptor: TlsAcceptor | None = None
 
@@ -103,12 +200,19 @@ class TlsSite(web.BaseSite):
     def name(self) -> str:
         return str(self._wanted)
 
+    @property
+    def arriving(self) -> int:
+        return 0 if self._acceptor is None else self._acceptor.shaking_hands
+
     async def start(self) -> None:
         await super().start()
-        sockets = await _bind(self._wanted.host, self._wanted.port)
-        self._acceptor = TlsAcceptor(sockets, self._listener, self._tls)
+        self._acceptor = TlsAcceptor(self._sockets, self._listener, self._tls)
         # aiohttp asks it for its sockets, and closes it.
         self._server = self._acceptor  # type: ignore[assignment]
+
+    async def stop_accepting(self) -> None:
+        if self._acceptor is not None:
+            self._acceptor.stop_accepting()
 
     async def stop(self) -> None:
         await super().stop()

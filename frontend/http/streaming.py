@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import HttpVersion11, hdrs, web
 
 from ... import FlambeauError
-from .middlewares import NO_CACHE, X_REQUEST_ID, add_cors, render_error
+from .middlewares import NO_CACHE, X_REQUEST_ID, finish_head, render_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,7 +29,7 @@ class StreamAnswer(web.StreamResponse):
         request, writer = self._req, self._payload_writer
         if request is None or writer is None:
             raise RuntimeError("The answer has no request.")
-        keep_alive = bool(request.keep_alive)
+        keep_alive = self._keep_alive is not False and bool(request.keep_alive)
         if request.version >= HttpVersion11:
             writer.enable_chunking()
             self.headers[hdrs.TRANSFER_ENCODING] = "chunked"
@@ -63,7 +63,7 @@ async def send_stream(
         answer.headers.add(name, value)
     answer.headers[_STREAM_NEXT] = "true"
     answer.headers[X_REQUEST_ID] = request_id
-    add_cors(request, answer)
+    finish_head(request, answer)
     as_events = wants_events(request)
     if as_events:
         answer.headers[hdrs.CONTENT_TYPE] = f"{EVENT_STREAM}; charset=utf-8"

@@ -44,14 +44,23 @@ class TlsAcceptor:
             each.setblocking(False)
             self._watch(each)
 
-    def close(self) -> None:
-        """Take no more connections; those that are not through the handshake are dropped."""
+    @property
+    def shaking_hands(self) -> int:
+        """Connections that are not through the handshake."""
+        return len(self._admissions)
+
+    def stop_accepting(self) -> None:
+        """Take no more connections."""
         if not self._is_open:
             return
         self._is_open = False
         for each in self.sockets:
             self._loop.remove_reader(each)
             each.close()
+
+    def close(self) -> None:
+        """Take no more connections; those that are not through the handshake are dropped."""
+        self.stop_accepting()
         for task in self._admissions:
             task.cancel()
 

@@ -223,6 +223,7 @@ class House:
             config=self.config,
             access=self.access,
             is_draining=lambda: self.draining,
+            is_refusing=lambda: self.draining,
             is_starting=lambda: self.starting,
             changes=self.changes,
         )

@@ -47,7 +47,7 @@ def test_a_listener_may_be_a_unix_socket_for_its_owner_alone(make_house, folder)
     assert house.listeners.urls["inference"] == f"unix:{path}"
     assert ask(path, "GET", "/ping")[0] == 200
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    house.run(house.listeners.stop_accepting())
+    house.run(house.listeners.close())
     assert not path.exists()
 
 

@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from flambeau import __version__
 from flambeau.frontend.background import Ready, StartError, start_detached
 from flambeau.frontend.cli import main
-from flambeau.frontend.runstate import read_states
+from flambeau.frontend.runstate import Launch, read_states, write_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,11 +45,11 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, int | None]]:
     """What a stand-in for the server was run with."""
     calls: list[tuple[Config, int | None]] = []
 
-    def run(config: Config, ready_fd: int | None = None, *, reload: bool = False) -> int:
+    def run(config: Config, ready_fd: int | None = None, **_: object) -> int:
         calls.append((config, ready_fd))
         return 7
 
-    module = ModuleType("flambeau.frontend.server")
+    module = ModuleType("flambeau.frontend.serve")
     module.run = run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return calls
@@ -386,3 +386,97 @@ def test_an_interrupted_wait_stops_the_server(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         detached(tmp_path, script, while_waiting=interrupt)
     assert log.read_text() == "up\nstopped\n"
+
+
+def test_restart_starts_the_next_server_as_the_running_one_was_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls: list[tuple[list[str], Path, dict[str, Any]]] = []
+
+    def fake(command: list[str], log: Path, **more: Any) -> Ready:
+        calls.append((command, log, more))
+        process: Any = None
+        return Ready(43, {"management": "http://127.0.0.1:9"}, log, process)
+
+    monkeypatch.setattr("flambeau.frontend.background.start_detached", fake)
+    monkeypatch.setenv("FLAMBEAU_JOB_QUEUE_SIZE", "7")
+    Path("elsewhere").mkdir()
+    flags = {"model_store": "store", "log_file": "run/9.log", "config": "c.properties"}
+    launch: Launch = {"flags": flags, "reload": True, "folder": str(tmp_path / "elsewhere")}
+    names = ("inference", "management", "metrics")
+    Path("run").mkdir(mode=0o700)
+    write_state(Path("run"), dict.fromkeys(names, "http://127.0.0.1:9"), launch=launch)
+    result = flambeau("restart", "--config", "new.properties", "--access-log")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[:2] == [
+        f"flambeau is running (pid 43), in the place of pid {os.getpid()},",
+        "which finishes its requests and ends.",
+    ]
+    ((command, log, more),) = calls
+    assert command[:4] == [sys.executable, "-m", "flambeau.frontend.cli", "start"]
+    assert set(command[4:]) == {
+        "--model-store=store",
+        "--log-file=run/9.log",
+        # What is given here is meant from here, and beats what was given then.
+        f"--config={tmp_path / 'new.properties'}",
+        "--access-log",
+        "--launched",
+        "--reload",
+        f"--replace-pid={os.getpid()}",
+    }
+    assert log == tmp_path / "elsewhere" / "run" / "9.log"
+    assert more["folder"] == tmp_path / "elsewhere"
+    assert more["environ"]["FLAMBEAU_JOB_QUEUE_SIZE"] == "7"
+
+
+def test_restart_needs_a_server_that_was_started_in_the_background() -> None:
+    result = flambeau("restart")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "is not currently running; start it with flambeau start --background" in result.stderr
+    with running(9) as process:
+        result = flambeau("restart")
+        assert result.exit_code == 1
+        assert f"pid {process.pid}" in result.stderr
+        assert "flambeau start --replace" in result.stderr
+
+
+def test_a_restart_that_fails_says_who_goes_on_serving(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fake(*_: object, **__: object) -> Ready:
+        raise StartError("flambeau did not start: the dog ate it")
+
+    monkeypatch.setattr("flambeau.frontend.background.start_detached", fake)
+    launch: Launch = {"flags": {"log_file": "x.log"}, "reload": False, "folder": str(tmp_path)}
+    names = ("inference", "management", "metrics")
+    Path("run").mkdir(mode=0o700)
+    write_state(Path("run"), dict.fromkeys(names, "http://127.0.0.1:9"), launch=launch)
+    result = flambeau("restart")
+    assert result.exit_code == 1
+    assert f"(pid {os.getpid()}) is not replaced and goes on serving" in result.stderr
+    assert "the dog ate it" in result.stderr
+
+
+def test_start_replace_takes_the_place_of_the_server_that_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The one with its management address, or the only one; without one it just starts."""
+    replaced: list[int | None] = []
+
+    def run(config: Config, ready_fd: int | None, **more: Any) -> int:
+        replaced.append(more["replaced"])
+        return 7
+
+    module = ModuleType("flambeau.frontend.serve")
+    module.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    start = ["start", "--model-store=store", "--management-address=http://127.0.0.1:9"]
+    assert flambeau(*start, "--replace").exit_code == 7
+    assert replaced[-1] is None
+    with running(8) as other:
+        assert flambeau(*start, "--replace").exit_code == 7
+        assert replaced[-1] == other.pid
+        with running(9) as same:
+            assert flambeau(*start, "--replace").exit_code == 7
+            assert replaced[-1] == same.pid
+            assert flambeau(*start).exit_code == 1

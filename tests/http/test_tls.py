@@ -145,6 +145,8 @@ def test_listeners_close_while_clients_are_before_their_handshake(make_house, fi
         half.sendall(b"\x16\x03\x01")
         assert ask(house, files.trusting())[0] == 200
         house.run(house.listeners.stop_accepting())
+        assert house.listeners.connections == 2
+        house.run(house.listeners.close())
         silent.settimeout(20)
         assert silent.recv(1) == b""
         with pytest.raises(ConnectionRefusedError):

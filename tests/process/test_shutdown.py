@@ -154,12 +154,17 @@ def test_a_registration_while_the_server_drains_is_refused(
     assert late.status == 503, late
 
 
-def test_the_delay_before_stopping_is_kept_and_a_second_signal_skips_it(new_server: Make) -> None:
+def test_requests_are_served_in_the_delay_before_stopping_and_a_second_signal_skips_it(
+    new_server: Make,
+) -> None:
     server = new_server(pre_stop_delay=60).start()
     server.serve("obedient")
     server.signal(signal.SIGTERM)
     wait_for(lambda: is_draining(server), 5.0, "the server to drain")
-    assert server.predict("obedient").status == 503
+    assert server.request("GET", "/readyz").json["reason"] == "draining"
+    answer = server.predict("obedient")
+    # A connection that is kept would be a client's way back to this server.
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
     assert not server.has_ended()
     server.signal(signal.SIGTERM)
     assert server.wait() == 0
