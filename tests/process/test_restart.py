@@ -161,17 +161,20 @@ def test_work_in_progress_is_finished_by_the_old_server(
     with in_background(3) as submit, old.connect() as upload:
         running = submit(old.predict, "obedient", seen=str(seen), gate=str(gate))
         wait_for(lambda: lines(seen), 5.0, "the worker to be busy")
+        body = json.dumps({"answer": "x" * 100_000}).encode()
+        assert upload.ask("GET", "/ping").status == 200
+        upload.putrequest("POST", "/predictions/obedient")
+        upload.putheader("Content-Type", "application/json")
+        upload.putheader("Content-Length", str(len(body)))
+        upload.endheaders(body[:1000])
+        # Once this is answered the upload has begun: its model was asked for room.
+        assert old.request("GET", "/ping").status == 200
         queued = [submit(old.predict, "obedient") for _ in range(2)]
         wait_for(
             lambda: old.describe("obedient")["jobQueueStatus"]["pendingRequests"] == 2,
             5.0,
             "two requests to wait",
         )
-        body = json.dumps({"answer": "x" * 100_000}).encode()
-        upload.putrequest("POST", "/predictions/obedient")
-        upload.putheader("Content-Type", "application/json")
-        upload.putheader("Content-Length", str(len(body)))
-        upload.endheaders(body[:1000])
         # The queue is full: this server refuses, and its successor need not know.
         assert old.predict("obedient").status == 503
         new = successor(old).start()
