@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,10 @@ def run(
         tell({"error": str(error)})
         return 1
     finally:
+        # Whoever asks it to end now gets what he asks for; closing the loop would make that fatal.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
         logs.close()

@@ -14,6 +14,8 @@ from functools import partial
 from inspect import isasyncgen, isawaitable
 from typing import TYPE_CHECKING, Any
 
+from .errors import words
+from .isolation import Rest
 from .log_lines import set_task_requests
 from .memory import spoils
 from .protocol import (
@@ -34,7 +36,7 @@ from .service import IN_PIECES
 from .streaming import set_task_emitter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
     from .context import Context
     from .link import Link
@@ -55,6 +57,7 @@ class Running:
         self.ids = [request.id for request in work.requests]
         self.cancelled: set[int] = set()
         self.answers: list[Answer] | None = None
+        self.has_pieces = False
         self.seconds = 0.0
         self.task: asyncio.Task[None] | None = None
 
@@ -82,6 +85,7 @@ class AsyncBatches:
         loop: asyncio.AbstractEventLoop,
         *,
         retries_lost: bool = False,
+        isolates: bool = False,
     ) -> None:
         self._entry_point = entry_point
         self._context = context
@@ -89,6 +93,8 @@ class AsyncBatches:
         self._link = link
         self._loop = loop
         self._retries_lost = retries_lost
+        self._isolates = isolates
+        self._rest = Rest()
         self._thread = threading.get_ident()
         self._running: dict[int, Running] = {}
         self._will_read = False
@@ -143,28 +149,60 @@ class AsyncBatches:
             raise ProtocolError(f"unexpected {type(message).__name__}")
 
     async def _handle(self, running: Running) -> None:
-        requests: Any = running.work.requests
-        context = self._context.copy_for_batch()
-        context.begin_batch(running.ids, [self._rows.headers(request) for request in requests])
-        context.ask_for_cancelled(running.cancelled.__contains__)
-        set_task_requests(running.ids)
-        give_away = partial(self._give_away, running, context)
-        set_task_emitter(give_away)
         started = time.perf_counter()
         try:
-            returned = self._entry_point([self._rows.row(request) for request in requests], context)
-            if isawaitable(returned):
-                returned = await returned
-            if type(returned) is list and not IN_PIECES.isdisjoint(map(type, returned)):
-                lasts = [_last(row, item, running, give_away) for row, item in enumerate(returned)]
-                returned = await asyncio.gather(*lasts)
-            running.answers = self._rows.answers(context, returned, running.ids)
+            running.answers = await self._answers(running, range(len(running.ids)))
+            self._rest.succeeded()
         except Exception as error:
-            self._exit_code = EXIT_CUDA_ERROR if spoils(error) else self._exit_code
-            running.answers = [failure(error)] * len(running.ids)
             logger.exception("Prediction failed for request %s", ", ".join(running.ids))
+            if self._divides(running, error):
+                alone = (self._alone(running, row) for row in range(len(running.ids)))
+                running.answers = await asyncio.gather(*alone)
+                failed = all(answer.is_error for answer in running.answers)
+                self._rest.failed(nobody_succeeded=failed)
+            else:
+                self._exit_code = EXIT_CUDA_ERROR if spoils(error) else self._exit_code
+                running.answers = [failure(error)] * len(running.ids)
         finally:
             running.seconds = time.perf_counter() - started
+
+    def _divides(self, running: Running, error: Exception) -> bool:
+        """The requests of a batch that failed are tried one by one, all at once."""
+        if len(running.ids) == 1 or not self._isolates or running.has_pieces or spoils(error):
+            return False
+        if self._rest:
+            self._rest.failed(nobody_succeeded=True)
+            return False
+        return True
+
+    async def _alone(self, running: Running, row: int) -> Answer:
+        try:
+            (answer,) = await self._answers(running, [row])
+        except Exception as error:
+            logger.warning("Prediction failed for request %s: %s", running.ids[row], words(error))
+            return failure(error)
+        return answer
+
+    async def _answers(self, running: Running, rows: Sequence[int]) -> list[Answer]:
+        """The answers to these requests, as to a batch; raises what the handler raises."""
+        requests = [running.work.requests[row] for row in rows]
+        ids = [running.ids[row] for row in rows]
+        context = self._context.copy_for_batch()
+        data: list[Any] = requests
+        context.begin_batch(ids, [self._rows.headers(request) for request in data])
+        context.ask_for_cancelled(lambda index: rows[index] in running.cancelled)
+        set_task_requests(ids)
+        give_away = partial(self._give_away, running, context, rows)
+        set_task_emitter(give_away)
+        returned = self._entry_point([self._rows.row(request) for request in data], context)
+        if isawaitable(returned):
+            returned = await returned
+        if type(returned) is list and not IN_PIECES.isdisjoint(map(type, returned)):
+            whose = zip(range(len(rows)), rows, returned, strict=False)
+            lasts = [_last(*each, running, give_away) for each in whose]
+            # What are too many, or too few, is refused below.
+            returned = [*await asyncio.gather(*lasts), *returned[len(rows) :]]
+        return self._rows.answers(context, returned, ids)
 
     def _finished(self, running: Running, task: asyncio.Task[None]) -> None:
         if self._has_left:
@@ -194,9 +232,13 @@ class AsyncBatches:
         else:
             self._leave_if_done()
 
-    def _give_away(self, running: Running, context: Context, row: int, item: object) -> None:
+    def _give_away(
+        self, running: Running, context: Context, rows: Sequence[int], index: int, item: object
+    ) -> None:
         """Send a piece of an answer; raises TypeError or ValueError for what has no bytes."""
-        chunk = Chunk(running.work.batch_id, row, self._rows.piece(context, row, item))
+        piece = self._rows.piece(context, index, item)
+        chunk = Chunk(running.work.batch_id, rows[index], piece)
+        running.has_pieces = True
         if threading.get_ident() == self._thread:
             self._send(chunk)
         else:
@@ -226,7 +268,11 @@ class AsyncBatches:
 
 
 async def _last(
-    row: int, item: Any, running: Running, give_away: Callable[[int, object], None]
+    index: int,
+    row: int,
+    item: Any,
+    running: Running,
+    give_away: Callable[[int, object], None],
 ) -> object:
     """What is left to answer after the pieces of ``item``: itself where it comes in one.
 
@@ -239,7 +285,7 @@ async def _last(
             async for piece in pieces:
                 if row in running.cancelled:
                     break
-                give_away(row, piece)
+                give_away(index, piece)
     except Exception as error:
         return error
     return b""

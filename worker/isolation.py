@@ -47,13 +47,39 @@ Attempt = Callable[[int, int], "list[Answer] | Failure"]
 """Has the handler work on requests ``first`` to before ``last`` of the batch."""
 
 
+class Rest:
+    """Where nobody succeeds, the handler itself is at fault: then the next failing batch is not
+    divided; after that two, and so on, until somebody succeeds.
+    """
+
+    def __init__(self) -> None:
+        self._pause = 0
+        self._left = 0
+
+    def __bool__(self) -> bool:
+        """The next failing batch is not to be divided."""
+        return self._left > 0
+
+    def failed(self, *, nobody_succeeded: bool) -> None:
+        """A batch has failed, as a whole or in part."""
+        if self._left:
+            self._left -= 1
+        elif nobody_succeeded:
+            self._pause = self._left = min(LONGEST_REST, 2 * self._pause or 1)
+        else:
+            self._pause = 0
+
+    def succeeded(self) -> None:
+        """A batch has succeeded as a whole."""
+        self._pause = self._left = 0
+
+
 class Isolation:
     """Answers batches, dividing those that fail; what it has learnt of one serves the next.
 
     A batch of n requests costs at most 2n - 1 calls of the handler. No call is a repeated one after
     half of ``seconds``, the time in which a batch must be answered; who has not been tried alone
-    by then shares the failure of the part. Where nobody succeeds, the handler itself is at fault:
-    then the next failing batch is not divided; after that two, and so on, until somebody succeeds.
+    by then shares the failure of the part.
     """
 
     def __init__(
@@ -70,8 +96,7 @@ class Isolation:
         self._seconds = seconds / 2 or float("inf")
         self._is_on = is_on
         self._clock = clock
-        self._pause = 0
-        self._rest = 0
+        self._rest = Rest()
 
     @property
     def divides(self) -> bool:
@@ -87,8 +112,8 @@ class Isolation:
             return self._ended(division)
         outcome = attempt(0, count)
         if not isinstance(outcome, Failure):
-            if most or self._pause:
-                self._pause = self._rest = 0
+            self._rest.succeeded()
+            if most:
                 self._note_fit(count)
             return outcome
         if count == 1 or not self._is_on:
@@ -102,12 +127,7 @@ class Isolation:
         answers = division.answers
         self.shortages += division.shortages
         if division.has_failed:
-            if self._rest:
-                self._rest -= 1
-            elif all(answer.is_error for answer in answers):
-                self._pause = self._rest = min(LONGEST_REST, 2 * self._pause or 1)
-            else:
-                self._pause = 0
+            self._rest.failed(nobody_succeeded=all(answer.is_error for answer in answers))
         if division.divides and division.most:
             self._learn(division.too_many, division.most)
         elif not division.shortages:

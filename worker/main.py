@@ -185,7 +185,13 @@ def _serving(load: Load, link: Link, context: Context, entry_point: EntryPoint) 
             credits = 1
         _warm_up(load, entry_point, context, rows)
         batches = AsyncBatches(
-            entry_point, context, rows, link, event_loop(), retries_lost=load.retries_lost
+            entry_point,
+            context,
+            rows,
+            link,
+            event_loop(),
+            retries_lost=load.retries_lost,
+            isolates=load.isolate_failures,
         )
         return _Serving(credits, schemas, context.drain_samples, batches.run)
     if load.asynchronous:

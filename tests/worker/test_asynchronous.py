@@ -335,3 +335,58 @@ def test_what_makes_no_sense_ends_the_worker(bench: Bench) -> None:
 
     with pytest.raises(ProtocolError):
         bench.serve(handle, Bye())
+
+
+def poisonous(calls: list[list[str]]) -> Callable[..., Any]:
+    async def handle(data: list[Any], context: Any) -> list[str]:
+        calls.append([row["body"] for row in data])
+        await asyncio.sleep(0)
+        if any(row["body"] == "bad" for row in data):
+            raise PredictionException("no such thing", 422)
+        for index, row in enumerate(data):
+            context.set_response_header(index, "x-of", row["body"])
+        return [row["body"].upper() for row in data]
+
+    return handle
+
+
+def test_one_bad_input_costs_one_client(bench: Bench) -> None:
+    calls: list[list[str]] = []
+    bench.serve(poisonous(calls), work(1, b"a", b"bad", b"b"), isolates=True)
+    assert calls == [["a", "bad", "b"], ["a"], ["bad"], ["b"]]
+    answers = bench.link.result(1).answers
+    assert [(each.status, bytes(each.body)) for each in answers] == [
+        (200, b"A"),
+        (422, b"no such thing"),
+        (200, b"B"),
+    ]
+    assert [dict(each.headers).get("x-of") for each in answers] == ["a", None, "b"]
+
+
+def test_where_every_input_fails_batches_are_not_divided_for_a_while(bench: Bench) -> None:
+    calls: list[list[str]] = []
+    waits = asyncio.Event()
+    handle = poisonous(calls)
+
+    async def one_after_the_other(data: list[Any], context: Any) -> list[str]:
+        if len(data) == 2 and data[0]["body"] == "late":
+            await waits.wait()
+            for _ in range(10):
+                await asyncio.sleep(0)
+            data = [{"body": "bad"}] * 2
+        try:
+            return await handle(data, context)
+        finally:
+            if len(calls) == 3:
+                waits.set()
+
+    batches = work(1, b"bad", b"bad"), work(2, b"late", b"late")
+    bench.serve(one_after_the_other, *batches, isolates=True)
+    assert [len(call) for call in calls] == [2, 1, 1, 2]
+
+
+def test_a_batch_is_not_divided_where_its_author_does_not_want_that(bench: Bench) -> None:
+    calls: list[list[str]] = []
+    bench.serve(poisonous(calls), work(1, b"a", b"bad"))
+    assert [each.status for each in bench.link.result(1).answers] == [422, 422]
+    assert len(calls) == 1
