@@ -125,11 +125,11 @@ def _concurrency(archive: ModelConfig, batch_size: int) -> int:
 def _isolates(archive: ModelConfig, config: Config, parallel: Parallelism | None) -> bool:
     """Whether a batch may be given to the handler again, in parts.
 
-    Not where many are in work at once, where a worker keeps the state of sequences, and where ranks
-    have to agree on what they do next.
+    Not where a worker keeps the state of sequences or of rounds, and where ranks have to agree on
+    what they do next.
     """
     wanted: bool = _first(archive.isolate_failures, config.isolate_failures)
-    if archive.async_communication or archive.continuous_batching or archive.sequence_batching:
+    if archive.continuous_batching or archive.sequence_batching:
         return False
     return wanted and not (parallel is not None and parallel.has_ranks)
 
