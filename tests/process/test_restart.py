@@ -250,7 +250,7 @@ def test_a_successor_that_is_killed_or_not_alone_changes_nothing(
             second.start()
         wait_for(lambda: len(first.processes()) > 1, 10.0, "its worker")
         processes = first.processes()
-        first.crash()
+        first.signal(signal.SIGKILL)
         with pytest.raises(AssertionError):
             starting.result()
     wait_for(lambda: all(map(is_gone, processes)), 5.0, "the end of its workers")
