@@ -16,8 +16,11 @@ help: ## Show this list
 demo: .make/demo ## Train, package, serve and ask a small digit classifier
 	@$(BIN)/python examples/digits/demo.py
 
+# Tests of processes look at what is seen when, so they have the machine for themselves.
+ALONE := tests/process tests/chaos
 test: check ## Everything in 'check', then all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ALONE:%=--ignore=%)
+	$(BIN)/python -m pytest $(ALONE)
 
 check: .make/test ## Format, lint, types and import layers
 	$(BIN)/ruff format --check .

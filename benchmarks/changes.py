@@ -2,11 +2,13 @@
 
     python benchmarks/changes.py restart [--requests 10000] [--connections 16] [--tls]
     python benchmarks/changes.py scale
+    python benchmarks/changes.py rollout
 
 ``restart`` replaces the server by a new process, twice. ``scale`` gives the model more workers and
-fewer. Three clients in four keep their connections, the others open one for each request, and one
-more reads answers that come in pieces. They ask until as many requests as wanted have been answered
-and the changes are over. Exit code 1 if one request failed.
+fewer. ``rollout`` replaces the model, once by one that cannot be loaded. Three clients in four keep
+their connections, the others open one for each request, and one more reads answers that come in
+pieces. They ask until as many requests as wanted have been answered and the changes are over. Exit
+code 1 if one request failed.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 STEPS = (4, 1, 3, 2, 1)
 """Numbers of workers that ``scale`` goes through."""
 RESTARTS = 2
+ROLLOUTS = 5
 
 
 class Background:
@@ -80,15 +84,19 @@ class Background:
             raise BenchmarkError(f"flambeau {name}: {done.stderr.strip()}\n{done.stdout}")
         return done.stdout
 
-    def scale(self, workers: int) -> None:
-        """Give the model ``echo`` so many workers."""
-        command = [sys.executable, "-m", "flambeau.frontend.cli", "models", "scale", "echo"]
-        command += [f"--min-worker={workers}", "--management", self.addresses["management"]]
-        done = subprocess.run(
-            command, env=self._environ, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise BenchmarkError(f"scaling to {workers}: {done.stderr.strip()}")
+    def models(self, *words: object) -> bool:
+        """Run ``flambeau models ...``; False if that says that it cannot be done."""
+        command = [sys.executable, "-m", "flambeau.frontend.cli", "models", *map(str, words)]
+        command += ["--management", self.addresses["management"]]
+        done = subprocess.run(command, env=self._environ, capture_output=True, check=False)
+        return done.returncode == 0
+
+    def write_broken(self) -> str:
+        """An archive of the model ``echo`` that cannot be loaded: its url."""
+        model = self._folder / "store" / "broken"
+        shutil.copytree(self._folder / "store" / "echo", model)
+        (model / "echo_handler.py").write_text("import nothing_of_this_name\n")
+        return model.name
 
     @property
     def _state(self) -> dict[str, object]:
@@ -120,13 +128,26 @@ def scale(server: Background, asking: Asking, requests: int) -> None:
     """Change the number of workers all the time."""
     for number, workers in enumerate(STEPS, 1):
         asking.wait(requests * number // (len(STEPS) + 1))
-        server.scale(workers)
+        if not server.models("scale", "echo", f"--min-worker={workers}"):
+            raise BenchmarkError(f"there are not {workers} workers.")
         say(f"{workers} workers")
+
+
+def rollout(server: Background, asking: Asking, requests: int) -> None:
+    """Replace the model again and again, and once by what cannot be loaded."""
+    broken = server.write_broken()
+    for number in range(1, ROLLOUTS + 1):
+        asking.wait(requests * number // (ROLLOUTS + 1))
+        url = broken if number == 2 else "echo"
+        if server.models("replace", "echo", url) != (url != broken):
+            raise BenchmarkError(f"the model was, or was not, replaced by {url}.")
+        say(f"replaced by {url}" if url != broken else "an archive that is broken was refused")
 
 
 SCENARIOS: dict[str, Callable[[Background, Asking, int], None]] = {
     "restart": restart,
     "scale": scale,
+    "rollout": rollout,
 }
 
 
