@@ -16,8 +16,8 @@ help: ## Show this list
 demo: .make/demo ## Train, package, serve and ask a small digit classifier
 	@$(BIN)/python examples/digits/demo.py
 
-# Tests of processes look at what is seen when, so they have the machine for themselves.
-ALONE := tests/process tests/chaos
+# These look at what is seen within seconds, so they have the machine for themselves.
+ALONE := tests/chaos $(addprefix tests/process/test_,exit_reasons.py lost_workers.py overload.py)
 test: check ## Everything in 'check', then all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ALONE:%=--ignore=%)
 	$(BIN)/python -m pytest $(ALONE)
