@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from .control_groups import CGROUPS, PROC, memory_group
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from .lifecycle import VersionKey
     from .roster import Version
@@ -72,46 +74,32 @@ class Headroom:
         return sum(slot.device == gpu for slot in slots)
 
 
-def host_memory(
-    proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
-) -> tuple[int, int]:
+def host_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> tuple[int, int]:
     """Bytes that are available, and all: the host's, or those of a smaller control group."""
     figures = dict(re.findall(r"^(\w+): +(\d+) kB", _text(proc / "meminfo"), re.MULTILINE))
     total = int(figures.get("MemTotal", 0)) << 10
     available = int(figures.get("MemAvailable", 0)) << 10
     if not total:
         return 1 << 62, 1 << 62
-    for limit, used, cache in _groups(proc, cgroups):
-        if limit < total:
-            total = limit
-            available = min(available, limit - used + cache)
+    group = memory_group("self", proc, cgroups)
+    limit = _number(_text(group.file("memory.limit_in_bytes", "memory.max")))
+    if limit is not None and limit < total:
+        total = limit
+        used = _number(_text(group.file("memory.usage_in_bytes", "memory.current"))) or 0
+        # Files that are kept in memory need not stay there.
+        stat = _text(group.file("memory.stat", "memory.stat"))
+        name = "total_inactive_file" if group.is_version_1 else "inactive_file"
+        cache = re.search(rf"^{name} (\d+)$", stat, re.MULTILINE)
+        available = min(available, limit - used + (int(cache[1]) if cache else 0))
     return available, total
 
 
-def _groups(proc: Path, cgroups: Path) -> Iterable[tuple[int, int, int]]:
-    """Limit, use, and what of that is files that need not stay, of our control groups."""
-    for line in _text(proc / "self" / "cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root, names = cgroups, ("memory.max", "memory.current", "inactive_file")
-        elif controllers == "memory":
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            root = cgroups / "memory"
-        else:
-            continue
-        # In a container the group is mounted as the root.
-        for folder in (root / path.lstrip("/"), root):
-            limit, used = (_text(folder / name).strip() for name in names[:2])
-            if limit.isdigit() and used.isdigit():
-                cache = re.search(
-                    rf"^{names[2]} (\d+)$", _text(folder / "memory.stat"), re.MULTILINE
-                )
-                yield int(limit), int(used), int(cache[1]) if cache else 0
-                break
+def _number(text: str) -> int | None:
+    return int(text) if text.strip().isdigit() else None
 
 
-def _text(path: Path) -> str:
+def _text(path: Path | None) -> str:
     try:
-        return path.read_text()
+        return "" if path is None else path.read_text()
     except OSError:
         return ""

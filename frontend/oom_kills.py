@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .control_groups import CGROUPS, PROC, memory_group
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at the counts."""
@@ -20,14 +25,15 @@ class OomKills:
     not two. ``proc`` and ``cgroups`` are where the kernel shows its processes and groups.
     """
 
-    def __init__(self, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> None:
+    def __init__(self, proc: Path = PROC, cgroups: Path = CGROUPS) -> None:
         self._proc = proc
         self._cgroups = cgroups
         self._groups: dict[Path, _Group] = {}
 
     def watch(self, pid: int, now: float) -> Path | None:
         """Begin to look at the group of a process: its name for the calls below, None if none."""
-        path = _counts_of(pid, self._proc, self._cgroups)
+        group_of = memory_group(str(pid), self._proc, self._cgroups)
+        path = group_of.file("memory.oom_control", "memory.events")
         if path is not None:
             group = self._groups.setdefault(path, _Group(path))
             group.processes += 1
@@ -89,23 +95,6 @@ class _Group:
     def rise(self, now: float) -> int:
         self.look(now)
         return self._counts[-1][1] - self._counts[0][1]
-
-
-def _counts_of(pid: int, proc: Path, cgroups: Path) -> Path | None:
-    """The file with the count of the group that a process is in."""
-    try:
-        lines = (proc / str(pid) / "cgroup").read_text().splitlines()
-    except OSError:
-        return None
-    paths = {controllers: path for _, controllers, path in (each.split(":", 2) for each in lines)}
-    first = next((path for kind, path in paths.items() if "memory" in kind.split(",")), None)
-    if first is not None:
-        root, name, inner = cgroups / "memory", "memory.oom_control", first
-    else:
-        root, name, inner = cgroups, "memory.events", paths.get("", "/")
-    # In a container the path may be the host's, while what is mounted is the group itself.
-    candidates = (root / inner.lstrip("/") / name, root / name)
-    return next((each for each in candidates if each.is_file()), None)
 
 
 def _count(path: Path) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import FlambeauError
 from .errors import BadRequestError, ConflictError, DrainingError, WorkerStartError
@@ -46,6 +46,16 @@ class Rollout:
         return fields if self.reason is None else {**fields, "reason": self.reason}
 
 
+class _Change(NamedTuple):
+    """What a replacement is about: ``record`` in the place of ``old``."""
+
+    old: Record
+    record: Record
+    environment: Environment | None
+    registration: Registration
+    rollout: Rollout
+
+
 class RollingRegistry(Registry):
     """A registry that also replaces what serves, for a registration that says so."""
 
@@ -73,7 +83,7 @@ class RollingRegistry(Registry):
             await self._give_back(record)
             raise
         rollout = self._rollouts[name] = Rollout(old.spec.key[1], record.spec.key[1])
-        work = self._roll_out(old, record, environment, registration, rollout)
+        work = self._roll_out(_Change(old, record, environment, registration, rollout))
         if registration.synchronous:
             return await work
         task = asyncio.ensure_future(work)
@@ -129,14 +139,8 @@ class RollingRegistry(Registry):
             )
         return old
 
-    async def _roll_out(
-        self,
-        old: Record,
-        record: Record,
-        environment: Environment | None,
-        registration: Registration,
-        rollout: Rollout,
-    ) -> Reply:
+    async def _roll_out(self, change: _Change) -> Reply:
+        old, record, rollout = change.old, change.record, change.rollout
         name, before = old.spec.key
         after = record.spec.key[1]
         logger.info(
@@ -148,9 +152,9 @@ class RollingRegistry(Registry):
         )
         try:
             if before == after:
-                await self._exchange(old, record, environment, registration, rollout)
+                await self._exchange(change)
             else:
-                await self._succeed(old, record, environment, registration, rollout)
+                await self._succeed(change)
         except BaseException as error:
             why = error.message if isinstance(error, FlambeauError) else type(error).__name__
             rollout.state, rollout.reason = "failed", why
@@ -167,15 +171,9 @@ class RollingRegistry(Registry):
         current = self._engine.version(old.spec.key)
         return () if current is None or current.recorder is None else current.recorder.samples
 
-    async def _succeed(
-        self,
-        old: Record,
-        record: Record,
-        environment: Environment | None,
-        registration: Registration,
-        rollout: Rollout,
-    ) -> None:
+    async def _succeed(self, change: _Change) -> None:
         """Another version in the place of the old one: a new version, then a new default."""
+        old, record, environment, registration, rollout = change
         record = replace(record, spec=replace(record.spec, trials=self._trials(old)))
         name, version = key = record.spec.key
         current = self._engine.version(old.spec.key)
@@ -205,15 +203,9 @@ class RollingRegistry(Registry):
             if not await self._remove(old, float(self._config.unregister_model_timeout)):
                 logger.error("model %s: version %s is still there", *old.spec.key)
 
-    async def _exchange(
-        self,
-        old: Record,
-        record: Record,
-        environment: Environment | None,
-        registration: Registration,
-        rollout: Rollout,
-    ) -> None:
+    async def _exchange(self, change: _Change) -> None:
         """Another archive under the same version: its workers are exchanged."""
+        old, record, environment, registration, rollout = change
         name, version = key = record.spec.key
         spec = replace(record.spec, trials=self._trials(old))
         try:

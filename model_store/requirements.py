@@ -185,7 +185,7 @@ def _taken_apart(line: str) -> tuple[str, list[tuple[str, str]]]:
     pip understands more: abbreviations, and options that lead elsewhere. Only what is understood
     here in full is let through.
     """
-    words = line.split(" ")
+    words = line.strip().split(" ")
     start = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
     requirement = " ".join(words[:start]).strip()
     rest = shlex.split(" ".join(words[start:]))

@@ -18,12 +18,13 @@ LAYERS = [
     model_store.errors model_store.snapshot model_store.allowed_urls model_store.pickles
     model_store.make_environment
     frontend.errors frontend.properties frontend.table frontend.version_settings
-    frontend.worker_memory frontend.access_log frontend.shielded frontend.metric_lines
-    frontend.oom_kills
+    frontend.worker_memory frontend.control_groups frontend.access_log frontend.shielded
+    frontend.metric_lines
     """,
     "model_store.strict_yaml model_store.signatures model_store.file_kinds "
     "model_store.shared_cache model_store.requirements",
-    "frontend.settings model_store.installation frontend.exits worker.memory worker.safe_batch",
+    "frontend.oom_kills frontend.settings model_store.installation "
+    "frontend.exits worker.memory worker.safe_batch",
     "frontend.inherited",
     "frontend.handover",
     "frontend.autoscaler model_store.s3 model_store.environments worker.log_lines worker.metrics "

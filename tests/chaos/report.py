@@ -30,12 +30,17 @@ class Report:
     left: list[str] = field(default_factory=list)
 
     @property
+    def gained_descriptors(self) -> int:
+        """How many more the server has than before."""
+        return self.after.get("descriptors", 0) - self.before.get("descriptors", 0)
+
+    @property
     def problems(self) -> list[str]:
         """Everything that should not be."""
         found = [*self.ledger.wrong, *self.left]
         if self.ledger.total != self.requests:
             found.append(f"{self.requests} were asked and {self.ledger.total} have an outcome")
-        more = self.after.get("descriptors", 0) - self.before.get("descriptors", 0)
+        more = self.gained_descriptors
         if more > MORE_DESCRIPTORS:
             found.append(f"the server has {more} descriptors more than before")
         return found

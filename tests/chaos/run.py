@@ -30,7 +30,7 @@ from chaos.clients import Clients
 from chaos.faults import Faults
 from chaos.ledger import Ledger
 from chaos.models import write_models
-from chaos.report import Report
+from chaos.report import MORE_DESCRIPTORS, Report
 from chaos.schedule import Order, Schedule
 from real_server import RealServer, is_gone
 
@@ -42,6 +42,8 @@ RECOVERY = 90.0
 """Seconds within which all workers must be back once the faults have ended."""
 LAST_ROUND = 400
 """Requests after that, which must all be answered right."""
+SETTLING = 5.0
+"""Seconds after which it counts what the server still has."""
 CACHE_MB = 8
 
 
@@ -172,8 +174,12 @@ async def _cause_chaos(
         )
         if wrong:
             report.left.append(f"{wrong} of the last requests failed: {calm.outcomes} {calm.wrong}")
-    await asyncio.sleep(0.2)
+    # The server closes the clients' connections when it notices their end.
+    deadline = time.monotonic() + SETTLING
     report.after = _holdings(server)
+    while report.gained_descriptors > MORE_DESCRIPTORS and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)
+        report.after = _holdings(server)
 
 
 def _orders(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flambeau.model_store.errors import InvalidModelError
@@ -147,6 +147,7 @@ def test_lines_are_counted_as_they_stand_in_the_file(tmp_path: Path) -> None:
 
 
 @given(st.text(alphabet="-rcife= ./x'\"\\#${}:@\t", max_size=30))
+@example("\t-")
 def test_no_option_is_let_through_that_is_not_listed(line: str) -> None:
     try:
         requirement, options = _taken_apart(line)
