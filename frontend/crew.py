@@ -326,10 +326,16 @@ class Crew:
             self._try_again(version, now)
             self._refresh(version)
 
+    @staticmethod
+    def _revive(version: Version) -> None:
+        """Have a version that was given up no longer be that."""
+        if version.state is VersionState.FAILED:
+            version.move(VersionState.LOADING)
+            version.failure = None
+            version.retry_at = None
+
     def _try_again(self, version: Version, now: float) -> None:
-        version.move(VersionState.LOADING)
-        version.failure = None
-        version.retry_at = None
+        self._revive(version)
         leaving = {id(departure.slot) for departure in self._departures.values()}
         for slot in version.active_slots:
             slot.boot_failures = slot.crashes = 0

@@ -231,9 +231,7 @@ class Fleet(Vigil):
         """
         version = self.versions[key]
         version.is_preparing = True
-        if version.state is VersionState.FAILED:
-            version.move(VersionState.LOADING)
-            version.failure = None
+        self._revive(version)
         self._refresh(version)
         return self._agenda.flush()
 
@@ -311,9 +309,8 @@ class Fleet(Vigil):
         self._end_succession(version, now)
         old = version.active_slots
         version.boot_failure = None
-        if version.state is VersionState.FAILED:
-            version.move(VersionState.LOADING)
-            version.failure = None
+        version.crashes = 0
+        self._revive(version)
         for _ in old:
             self._add_slot(version, now)
         for slot in old:

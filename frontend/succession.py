@@ -164,9 +164,9 @@ class Succession(Crew):
         old, heirs = version.active_slots, version.heirs
         version.roll = None
         version.adopt(roll.spec.proven())
-        if version.state is VersionState.FAILED:
-            version.move(VersionState.LOADING)
-            version.failure = None
+        # What the old ones died of need not trouble the new ones.
+        version.crashes = 0
+        self._revive(version)
         for heir in heirs:
             heir.standby = False
             heir.spec = version.spec

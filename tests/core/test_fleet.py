@@ -639,6 +639,25 @@ def test_a_model_that_dies_while_it_is_idle_refuses_too(one: Driver):
     assert one.version.state is VersionState.READY
 
 
+@pytest.mark.parametrize("how", ["roll", "replace"])
+def test_a_mended_model_is_not_held_to_what_it_died_of_before(one: Driver, how):
+    for _ in range(5):
+        one.boot_all()
+        one.tick(2.0)
+        one.exit(only_worker(one))
+        one.tick(0.0 if one.version.retry_at else 31.0)
+    assert one.version.state is VersionState.FAILED
+    if how == "roll":
+        one.roll(model_dir="mended")
+    else:
+        one.run(one.fleet.replace(KEY, one.now))
+    one.boot_all()
+    one.let_go()
+    assert (one.version.state, one.version.retry_at) == (VersionState.READY, None)
+    one.exit(only_worker(one))
+    assert one.version.state is VersionState.DEGRADED
+
+
 def test_workers_that_die_all_at_once_are_no_loop(one: Driver):
     one.scale(8)
     one.boot_all()
