@@ -146,7 +146,9 @@ class Server:
             lambda: self._life.state is ServerState.STARTING,
         )
         entrances = await self._open(services)
-        loop.add_signal_handler(signal.SIGHUP, self._hung_up, entrances)
+        if entrances.uses_tls or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            # Under nohup nobody wants it to end with the terminal.
+            loop.add_signal_handler(signal.SIGHUP, self._hung_up, entrances)
         state = write_state(
             self._run_dir, entrances.urls, self._config.certificate_file, self._around.launch
         )

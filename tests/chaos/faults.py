@@ -76,7 +76,7 @@ class Faults:
             await asyncio.wait(self._jobs)
         for pid in list(self._stopped):
             self._go_on(pid)
-        self.clock.write_bytes(struct.pack("d", 0.0))
+        self._set_clock(0.0)
         await self.bring_back()
 
     async def bring_back(self) -> None:
@@ -204,9 +204,14 @@ class Faults:
 
     async def _clock_jump(self, choice: random.Random) -> None:
         seconds = choice.choice((-1e9, -3600.0, 60.0, 86_400.0, 3e8))
-        self.clock.write_bytes(struct.pack("d", seconds))
+        self._set_clock(seconds)
         await asyncio.sleep(choice.random())
-        self.clock.write_bytes(struct.pack("d", 0.0))
+        self._set_clock(0.0)
+
+    def _set_clock(self, seconds: float) -> None:
+        # In place: others have the file mapped, and one that is cut short would kill them (SIGBUS).
+        with self.clock.open("r+b") as file:
+            file.write(struct.pack("d", seconds))
 
     async def _scale(self, choice: random.Random) -> None:
         model = choice.choice(STEADY)

@@ -111,8 +111,9 @@ def _run_in(
         server.stop()
         report.seconds_to_stop = time.monotonic() - began
         report.left += [f"process {each.pid}" for each in processes if not is_gone(each)]
-    except AssertionError as error:
-        report.left.append(str(error))
+    except (AssertionError, aiohttp.ClientError) as error:
+        fate = "has ended" if server.has_ended() else "is there"
+        report.left.append(f"{error!r}; the server {fate}; its log:\n{server.log()}")
     finally:
         server.kill()
         report.left += [f"file {each.name}" for each in temporary.iterdir()]

@@ -62,6 +62,18 @@ def test_a_terminal_that_hangs_up_ends_the_server_as_sigterm_does(new_server: Ma
     assert is_draining(server)
 
 
+def test_under_nohup_it_does_not_end_with_the_terminal(new_server: Make) -> None:
+    server = new_server()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        server.start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    server.signal(signal.SIGHUP)
+    server.serve("obedient")
+    assert not is_draining(server)
+
+
 def test_sigint_stops_an_idle_server_at_once(new_server: Make) -> None:
     server = new_server("--models=obedient", default_workers_per_model=2).start()
     started = time.monotonic()
