@@ -294,6 +294,8 @@ def test_ranks_may_be_copies_of_a_template_which_then_knows_nothing_of_them(
     server.store.folder("plain", {"handler.py": TELLING})
     server.start()
     server.serve("spread")
+    is_ready = "the template of the workers is ready"
+    wait_for(lambda: is_ready in server.log(), 20.0, "the template")
     server.serve("plain")
     alone = server.predict("plain").json
     assert is_copy(server, alone["pid"])
