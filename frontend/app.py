@@ -14,6 +14,7 @@ from .access import Scope
 from .config import parse_address
 from .errors import ConfigError, MethodNotAllowedError, ResourceNotFoundError
 from .http import schema
+from .http.direct import Direct
 from .http.gate import (
     Gate,
     ScopeOf,
@@ -25,8 +26,9 @@ from .http.gate import (
 )
 from .http.health import HealthAPI
 from .http.inference import InferenceAPI
+from .http.listener import Listener
 from .http.management import ManagementAPI
-from .http.middlewares import Answer, Guard, Listener, Route, json_answer, path_segments
+from .http.middlewares import Answer, Guard, Route, json_answer, path_segments
 from .http.payload import request_query
 from .http.sites import Site, UnixSite, open_site
 from .http.workflows import WorkflowInference, WorkflowManagement
@@ -165,7 +167,7 @@ class Listeners:
     @property
     def connections(self) -> int:
         """How many are open."""
-        arrived = sum(len(each.connections) for each in self._listeners)
+        arrived = sum(len(each.clients) for each in self._listeners)
         return arrived + sum(site.arriving for site in self._sites)
 
     async def close(self) -> None:
@@ -222,9 +224,11 @@ async def start_listeners(
         for name, address, route, scope_of in routes:
             gate = Gate(services.access, scope_of, answers_preflight=bool(cors))
             count = services.metrics.count_response
-            timed = config.server_timing and name == "inference"
+            predicts = name == "inference"
+            timed = config.server_timing and predicts
             guard = Guard(route, gate.admit, count, config.access_log, cors, timed=timed)
-            await listeners.add(name, address, Listener(guard))
+            direct = Direct(predictor, gate, guard, config.max_request_size) if predicts else None
+            await listeners.add(name, address, Listener(guard, direct))
         if "management" not in listeners.urls:
             listeners.note("management", shared)
         services.access.announce()

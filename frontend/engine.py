@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from time import monotonic as now
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,12 @@ MEASURE_EVERY = 2.0
 """Seconds between two looks at the memory of the workers."""
 
 
+def deliver(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    """Give ``outcome`` to whoever awaits ``future``, unless he has gone."""
+    if not future.done():
+        future.set_result(outcome)
+
+
 class Engine:
     """Queues, batches and workers behind one synchronous call: ``predict``.
 
@@ -75,7 +82,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._router = Router(socket_path, self._received, self._violated)
         self._processes = WorkerProcesses(launcher, self._router.endpoint, cores, device_environ)
-        self._waiting: dict[Job, asyncio.Future[Outcome]] = {}
+        self._waiting: dict[Job, Callable[[Outcome], None]] = {}
         self._streams: dict[Job, BodyStream] = {}
         self._watchers: set[asyncio.Future[None]] = set()
         self._is_closing = False
@@ -92,15 +99,23 @@ class Engine:
 
         Raises ServiceUnavailableError at once when the version cannot take it.
         """
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        self.submit(key, job, partial(deliver, future))
+        return future
+
+    def submit(self, key: VersionKey, job: Job, on_outcome: Callable[[Outcome], None]) -> None:
+        """Queue ``job``; ``on_outcome`` is called once, with its outcome, unless it is abandoned.
+
+        It must neither raise nor call this object. Raises ServiceUnavailableError at once when the
+        version cannot take it.
+        """
         try:
             commands = self._fleet.offered(key, job, now())
         except FlambeauError:
             self._run(self._fleet.flush())
             raise
-        future: asyncio.Future[Outcome] = self._loop.create_future()
-        self._waiting[job] = future
+        self._waiting[job] = on_outcome
         self._run(commands)
-        return future
 
     def abandon(self, key: VersionKey, job: Job) -> None:
         """The client of ``job`` left. Idempotent."""
@@ -231,18 +246,18 @@ class Engine:
                 logger.warning("worker %s %s", identity, message)
 
     def _resolve(self, job: Job) -> None:
-        future = self._waiting.pop(job, None)
-        if future is None or job.outcome is None:
+        on_outcome = self._waiting.pop(job, None)
+        if on_outcome is None or job.outcome is None:
             return
         if job.streams and job in self._streams:
             self._streams.pop(job).finish(job.outcome)
-        elif not future.done():
-            future.set_result(job.outcome)
+        else:
+            on_outcome(job.outcome)
 
     def _stream(self, job: Job, piece: Answer) -> None:
         """The first piece is the outcome, with a stream that the others go into."""
-        future = self._waiting.get(job)
-        if future is None:
+        on_outcome = self._waiting.get(job)
+        if on_outcome is None:
             return
         stream = self._streams.get(job)
         if stream is None:
@@ -251,8 +266,7 @@ class Engine:
             outcome.queued = job.taken_at - job.offered_at
             outcome.batched = now() - job.taken_at
             outcome.stream = stream
-            if not future.done():
-                future.set_result(outcome)
+            on_outcome(outcome)
         stream.put(piece.body)
 
     def _notify(self) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from .. import FlambeauError
 from .disciplines import PRIORITY, priority_of
+from .engine import deliver
 from .errors import DrainingError, NoWorkerError
 from .input_check import LARGE_BODY, checked_body, refuse_misfit
 from .jobs import Job, Outcome
@@ -24,6 +27,17 @@ if TYPE_CHECKING:
     from .lifecycle import VersionKey
     from .metrics import Metrics
     from .registry import Registry
+
+
+@dataclass(slots=True)
+class Call:
+    """One request on its way. ``started``: when its headers were there; ``key`` may become that of
+    the version's successor.
+    """
+
+    key: VersionKey
+    job: Job
+    started: float
 
 
 class Predictor:
@@ -89,77 +103,128 @@ class Predictor:
         key = self._registry.resolve(model, version)
         started = monotonic()
         job = Job(request_id, {}, [], started, requested_version=version, time_limit=time_limit)
+        call = Call(key, job, started)
         try:
             current = self._engine.version(key)
             if current is not None and not current.free:
                 # Nobody need send a body, and nobody read it, for a request that is refused.
                 self._engine.admit(key, job)
-            headers, parts = job.headers, job.parts = await read_input()
-            if current is not None:
-                if current.schemas[0] is not None:
-                    await _refuse_misfit(current.schemas[0], parts)
-                if current.spec.sequences is not None:
-                    job.sequence = name_sequence(headers, current.spec.sequences, _new_id)
-                if current.spec.queue_discipline == PRIORITY:
-                    job.priority = priority_of(headers, job.priority)
-            # A handler looks at the first row for whether to explain the batch.
-            job.alone = headers.get("explain") == "True"
-            job.offered_at = monotonic()
-            key, answered = self._offer(key, job, model)
-            outcome = await self._outcome(key, job, answered)
-            refuse_longer(len(outcome.body), self.longest_answer)
-            check(outcome)
+            job.headers, job.parts = await read_input()
+            if current is not None and current.schemas[0] is not None:
+                await _refuse_misfit(current.schemas[0], job.parts)
+            answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            self._offer(call, partial(deliver, answered))
+            outcome = self._fit(await self._outcome(call, answered), check)
         except FlambeauError as error:
             outcome = Outcome(status=error.status, error=error)
-        outcome.total = monotonic() - started
-        if outcome.stream is None:
-            self._observe(key, version, outcome, outcome.total, request_id)
-        else:
-            outcome.stream.longest_piece = self.longest_answer
-            outcome.stream.on_end = lambda end: self._observe(
-                key, version, end, monotonic() - started, request_id
-            )
-            outcome.stream.abandon = lambda: self._engine.abandon(key, job)
+        self._account(call, outcome)
         if outcome.error is not None:
-            if self.timing and outcome.queued:
-                outcome.error.timing = timing_of(outcome)
             raise outcome.error
 
         return outcome
 
-    def _observe(
-        self,
-        key: VersionKey,
-        version: str | None,
-        outcome: Outcome,
-        seconds: float,
-        request_id: str,
-    ) -> None:
-        # A version that is gone meanwhile must not leave series behind for ever.
-        if self._engine.version(key) is not None:
-            self._metrics.observe(key, version, outcome, seconds, request_id)
+    def finds(self, model: str, version: str | None) -> VersionKey | None:
+        """The version that ``submit`` can be given requests for; None where they need ``predict``.
 
-    def _offer(
-        self, key: VersionKey, job: Job, model: str
-    ) -> tuple[VersionKey, asyncio.Future[Outcome]]:
-        """Queue the job; at the default version's successor if that is on its way out by now."""
+        It says what is wrong, and checks what it may have to check in a thread.
+        """
+        if self._is_refusing():
+            return None
         try:
-            return key, self._engine.predict(key, job)
+            key = self._registry.resolve(model, version)
+        except FlambeauError:
+            return None
+        current = self._engine.version(key)
+        return None if current is None or current.schemas[0] is not None else key
+
+    def may_send(self, key: VersionKey, time_limit: float | None) -> bool:
+        """Whether a client need send the body of a request, as far as that can be said."""
+        current = self._engine.version(key)
+        if current is None or current.free:
+            return True
+        try:
+            self._engine.admit(key, Job("", {}, [], monotonic(), time_limit=time_limit))
+        except FlambeauError:
+            return False
+        return True
+
+    def submit(
+        self, call: Call, check: Callable[[Outcome], None], done: Callable[[Outcome], None]
+    ) -> None:
+        """As ``predict``, of a request that is there as a whole: ``done`` gets the outcome, which
+        may have an error, or a stream. Not after ``abandon``.
+
+        It may be called before this returns, must not raise, and must not call for another request.
+        """
+
+        def answered(outcome: Outcome) -> None:
+            try:
+                outcome = self._fit(outcome, check)
+            except FlambeauError as error:
+                outcome = Outcome(status=error.status, error=error)
+            self._account(call, outcome)
+            done(outcome)
+
+        try:
+            self._offer(call, answered)
+        except FlambeauError as error:
+            answered(Outcome(status=error.status, error=error))
+
+    def abandon(self, call: Call) -> None:
+        """The client of a call left. Idempotent."""
+        self._engine.abandon(call.key, call.job)
+
+    def _fit(self, outcome: Outcome, check: Callable[[Outcome], None]) -> Outcome:
+        """``outcome``, if the protocol can carry it; raises InferenceError if not."""
+        refuse_longer(len(outcome.body), self.longest_answer)
+        check(outcome)
+        return outcome
+
+    def _account(self, call: Call, outcome: Outcome) -> None:
+        """The outcome of a call is known: count it, now or at the end of its stream."""
+        outcome.total = monotonic() - call.started
+        if outcome.stream is None:
+            self._observe(call, outcome, outcome.total)
+        else:
+            outcome.stream.longest_piece = self.longest_answer
+            outcome.stream.on_end = lambda end: self._observe(call, end, monotonic() - call.started)
+            outcome.stream.abandon = lambda: self.abandon(call)
+        if outcome.error is not None and self.timing and outcome.queued:
+            outcome.error.timing = timing_of(outcome)
+
+    def _observe(self, call: Call, outcome: Outcome, seconds: float) -> None:
+        # A version that is gone meanwhile must not leave series behind for ever.
+        if self._engine.version(call.key) is not None:
+            job = call.job
+            self._metrics.observe(call.key, job.requested_version, outcome, seconds, job.id)
+
+    def _offer(self, call: Call, on_outcome: Callable[[Outcome], None]) -> None:
+        """Queue the job; at the default version's successor if that is on its way out by now."""
+        job, current = call.job, self._engine.version(call.key)
+        if current is not None:
+            if current.spec.sequences is not None:
+                job.sequence = name_sequence(job.headers, current.spec.sequences, _new_id)
+            if current.spec.queue_discipline == PRIORITY:
+                job.priority = priority_of(job.headers, job.priority)
+        # A handler looks at the first row for whether to explain the batch.
+        job.alone = job.headers.get("explain") == "True"
+        job.offered_at = monotonic()
+        try:
+            self._engine.submit(call.key, job, on_outcome)
         except (DrainingError, NoWorkerError):
             if job.requested_version is not None:
                 raise
-            current = self._registry.resolve(model, None)
-            if current == key:
+            successor = self._registry.resolve(call.key[0], None)
+            if successor == call.key:
                 raise
-            return current, self._engine.predict(current, job)
+            call.key = successor
+            self._engine.submit(successor, job, on_outcome)
 
-    async def _outcome(
-        self, key: VersionKey, job: Job, answered: asyncio.Future[Outcome]
-    ) -> Outcome:
+    async def _outcome(self, call: Call, answered: asyncio.Future[Outcome]) -> Outcome:
         try:
             return await answered
         except asyncio.CancelledError:
-            self._engine.abandon(key, job)
+            self.abandon(call)
             raise
 
 

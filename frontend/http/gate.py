@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -52,16 +52,19 @@ class Gate:
         ):
             return Answer()
 
-        _GRANT.set(self._judge(request))
+        _GRANT.set(self.grant(request.raw_path, request.headers))
         return None
 
-    def _judge(self, request: web.BaseRequest) -> Grant:
-        segments = path_segments(request.raw_path)
+    def grant(self, raw_path: str, headers: Mapping[str, str]) -> Grant:
+        """What the caller of a request may do; raises a FlambeauError for who may nothing."""
+        if self._is_open:
+            return EVERYTHING
+        segments = path_segments(raw_path)
         scope = self._scope_of(segments)
         if segments in ([], ["api-description"]) or self._access.leaves_open(scope, segments):
             return NOTHING
 
-        return self._access.authorize(scope, request.headers.get(hdrs.AUTHORIZATION))
+        return self._access.authorize(scope, headers.get(hdrs.AUTHORIZATION))
 
 
 def granted(scope: Scope) -> Grant:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from multidict import CIMultiDict, istr
-
 from ... import FlambeauError
 from ..access import Scope
-from ..errors import (
-    BadRequestError,
-    InferenceError,
-    MethodNotAllowedError,
-    ResourceNotFoundError,
-)
+from ..errors import BadRequestError, MethodNotAllowedError, ResourceNotFoundError
 from ..server_timing import timing_of, total_only
 from . import schema
 from .gate import granted
 from .middlewares import SERVER_TIMING, Answer, json_answer, path_segments
-from .payload import client_headers, read_parts
+from .payload import headers_of, read_parts
+from .predictions import added_headers, answer_of, check_outcome, handlers_headers, time_limit
 from .streaming import send_stream
 from .typed_schema import add_types
 
@@ -28,32 +21,11 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from ..config import Config
-    from ..jobs import Outcome, Part
+    from ..jobs import Part
     from ..predictor import Predictor
     from ..registry import Registry
     from .health import HealthAPI
     from .workflows import WorkflowInference
-
-# What the server itself says about a response, whatever the handler sets. Framing is in the list:
-# a handler's Transfer-Encoding would contradict the body that is really sent.
-_SERVER_HEADERS = frozenset(
-    {
-        "cache-control",
-        "connection",
-        "content-length",
-        "expires",
-        "keep-alive",
-        "pragma",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "x-request-id",
-    }
-)
-X_REQUEST_TIMEOUT_MS = istr("X-Request-Timeout-Ms")
-_MILLISECONDS = re.compile("[0-9]{1,9}")
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_NOT_IN_HEADERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class InferenceAPI:
@@ -125,13 +97,15 @@ class InferenceAPI:
     ) -> web.StreamResponse:
         started = monotonic()
         try:
-            outcome = await self._workflows.predict(request, request_id, name, _time_limit(request))
-            _check(outcome)
+            outcome = await self._workflows.predict(
+                request, request_id, name, time_limit(request.headers)
+            )
+            check_outcome(outcome)
         except FlambeauError as error:
             # It may be that of a node, and say where its time went.
             error.timing = None
             raise
-        answer = _answer(outcome)
+        answer = answer_of(outcome)
         if self._timing:
             answer.headers.add(SERVER_TIMING, total_only(monotonic() - started))
         return answer
@@ -149,7 +123,7 @@ class InferenceAPI:
         if request.method == "OPTIONS":
             return self._describe(model, version)
 
-        added = {"url_path": "/".join(rest[1:]), "explain": str(explain)}
+        added = added_headers(rest, explain=explain)
         return await self._predict(request, request_id, model, version, added)
 
     async def _kserve(
@@ -218,64 +192,20 @@ class InferenceAPI:
             given = parts
             if given is None:
                 given = await read_parts(request, self._limit, with_query=with_query)
-            return {**client_headers(request), **added}, given
+            return {**headers_of(request), **added}, given
 
-        limit = _time_limit(request)
+        limit = time_limit(request.headers)
         outcome = await self._predictor.predict(
-            request_id, model, version, read_input, _check, limit
+            request_id, model, version, read_input, check_outcome, limit
         )
         if outcome.stream is None:
-            answer = _answer(outcome)
+            answer = answer_of(outcome)
             if self._timing:
                 answer.headers.add(SERVER_TIMING, timing_of(outcome))
             return answer
-        headers = list(_the_handlers(outcome.headers).items())
+        headers = list(handlers_headers(outcome.headers).items())
         if self._timing:
             headers.append((SERVER_TIMING, timing_of(outcome)))
         return await send_stream(
             request, request_id, outcome.status, outcome.reason, headers, outcome.stream
         )
-
-
-def _check(outcome: Outcome) -> None:
-    """Raise InferenceError if the handler has set what HTTP cannot carry."""
-    fault = None
-    if not 200 <= outcome.status <= 999:
-        fault = f"status {outcome.status}"
-    elif outcome.reason and _NOT_IN_HEADERS.search(outcome.reason):
-        fault = "a status phrase with control characters"
-    for name, value in outcome.headers:
-        if not _HEADER_NAME.fullmatch(name) or _NOT_IN_HEADERS.search(value):
-            fault = f"a response header {name!r} that HTTP does not allow"
-    if fault is not None:
-        raise InferenceError(f"The model's handler set {fault}.", 500)
-
-
-def _answer(outcome: Outcome) -> Answer:
-    answer = Answer(outcome.body, outcome.status, outcome.reason)
-    if outcome.headers:
-        answer.headers.update(_the_handlers(outcome.headers))
-    return answer
-
-
-def _the_handlers(headers: list[tuple[str, str]]) -> CIMultiDict[str]:
-    """The headers that a handler may set. Of one name in several spellings the last counts, but
-    ``content-type`` as the context's own call spells it: TorchServe sends the other.
-    """
-    found: CIMultiDict[str] = CIMultiDict()
-    for name, value in sorted(headers, key=lambda header: header[0] != "content-type"):
-        if name.lower() not in _SERVER_HEADERS:
-            found[name] = value
-    return found
-
-
-def _time_limit(request: web.BaseRequest) -> float | None:
-    """Seconds from the client's ``X-Request-Timeout-Ms``; raises BadRequestError for nonsense."""
-    given = request.headers.get(X_REQUEST_TIMEOUT_MS)
-    if given is None:
-        return None
-    if not _MILLISECONDS.fullmatch(given) or not int(given):
-        raise BadRequestError(
-            "X-Request-Timeout-Ms must be a whole number of milliseconds from 1 to 999999999."
-        )
-    return int(given) / 1000

@@ -14,7 +14,7 @@ from . import schema
 from .gate import granted
 from .middlewares import Answer, json_answer, path_segments
 from .parameters import LIST, REGISTER, SCALE, json_body, query, read_parameters, read_registration
-from .payload import client_headers
+from .payload import headers_of
 
 if TYPE_CHECKING:
     from ..access import Access
@@ -103,9 +103,7 @@ class ManagementAPI:
         described = self._registry.describe(model, version)
         asked = str(query(request).get("customized", "")).lower() == "true"
         if asked and version != "all":
-            said = await self._registry.customized(
-                model, version, client_headers(request), request_id
-            )
+            said = await self._registry.customized(model, version, headers_of(request), request_id)
             described[0]["customizedMetadata"] = said
         return json_answer(described)
 

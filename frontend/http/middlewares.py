@@ -1,26 +1,23 @@
 """What every listener does with every request, and the one place that renders errors.
 
 ``Guard`` stands around a listener's route: it gives the request its id, turns what the route
-raises into TorchServe's JSON, counts the answer and writes the access log. ``Listener`` is
-aiohttp's low-level server with a ``Guard`` inside: on the prediction path an ``Application`` with
-its router and middlewares would cost about half the throughput, and for a dozen routes a ``match``
-statement says as much as a router.
+raises into TorchServe's JSON, counts the answer and writes the access log. For a dozen routes a
+``match`` statement says as much as a router.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import random
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from time import monotonic
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
-from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, hdrs, web
 from multidict import CIMultiDict, istr
 
 from ... import FlambeauError
@@ -36,6 +33,8 @@ from ..server_timing import total_only
 from .payload import clean_text
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ..jobs import Body
 
 Route = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
@@ -85,6 +84,23 @@ class Answer(web.Response):
         if self.status == 204:
             self.headers.popall(hdrs.CONTENT_LENGTH, None)
         self.headers[hdrs.CONNECTION] = "keep-alive" if self._keep_alive else "close"
+
+
+def head_of(status: int, reason: str, headers: Iterable[tuple[str, str]]) -> bytes:
+    """Status line and headers as they are sent."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    return f"HTTP/1.1 {status} {reason}\r\n{lines}\r\n".encode()
+
+
+def sent_bytes(answer: Answer, *, keep_alive: bool) -> bytes:
+    """The whole answer, as aiohttp would send it; to be called once."""
+    body = answer.body if isinstance(answer.body, bytes) else b""
+    if answer.status != 204 and (body or answer.status != 304):
+        answer.headers[hdrs.CONTENT_LENGTH] = str(len(body))
+    answer.headers[hdrs.CONNECTION] = "keep-alive" if keep_alive else "close"
+    if answer.status in (204, 304):
+        body = b""
+    return head_of(answer.status, answer.reason, answer.headers.items()) + body
 
 
 def json_answer(value: object, status: int = 200) -> Answer:
@@ -138,9 +154,9 @@ def render_error(error: FlambeauError, identity: str) -> Answer:
     return answer
 
 
-def request_id(request: web.BaseRequest) -> str:
+def request_id(headers: Mapping[str, str]) -> str:
     """The client's own id where it is fit for logs and headers, else a fresh UUID4."""
-    given = request.headers.get(X_REQUEST_ID)
+    given = headers.get(X_REQUEST_ID)
     if given is not None and _USABLE_ID.fullmatch(given):
         return given
 
@@ -181,6 +197,17 @@ def _check_expectation(expected: str) -> None:
         raise ExpectationFailedError
 
 
+class RequestLine(Protocol):
+    """What a request's first line says."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def raw_path(self) -> str: ...
+    @property
+    def version(self) -> HttpVersion: ...
+
+
 class Guard:
     """Answers every request that reaches a listener, whatever its route raises.
 
@@ -201,7 +228,7 @@ class Guard:
         self._route = route
         self._admit = admit
         self._count_response = count_response
-        self._access_log = access_log
+        self._logs = access_log
         self._timed = timed
         self._cors = cors
         self.ends_connections = False
@@ -211,38 +238,56 @@ class Guard:
         if request._version is not HttpVersion11 and request._version != HttpVersion10:
             # The parser lets HTTP/0.9 and 2.0 through.
             return self.refuse(request)
-        identity = request_id(request)
-        started = monotonic() if self._timed or self._access_log else 0.0
+        identity = request_id(request.headers)
+        started = monotonic() if self._timed or self._logs else 0.0
         try:
             if hdrs.EXPECT in request.headers:
                 _check_expectation(request.headers[hdrs.EXPECT])
             early = self._admit(request)
             response = await self._route(request, identity) if early is None else early
         except FlambeauError as error:
-            response = render_error(error, identity)
-            if self._timed and error.timing is None:
-                response.headers[SERVER_TIMING] = total_only(monotonic() - started)
+            response = self.render(error, identity, started)
         except ConnectionError:
             # The client left; aiohttp closes its side.
             raise
         except Exception:
-            logger.exception(
-                "request %s failed: %s %s", identity, request.method, clean_text(request.raw_path)
-            )
-            bug = FlambeauError(
-                "Internal server error. The server's log tells more by the request id."
-            )
-            response = render_error(bug, identity)
+            response = self.confess(identity, request.method, request.raw_path)
         response.headers[X_REQUEST_ID] = identity
         if self._cors:
             self.add_cors(response)
         if self.ends_connections and not response.prepared:
             response.force_close()
-        self._count_response(response.status)
-        if self._access_log:
-            seconds = monotonic() - started
-            _log_access(request, response.status, seconds, identity)
+        self.note(request, request.transport, response.status, started, identity)
         return response
+
+    def render(self, error: FlambeauError, identity: str, started: float) -> Answer:
+        """The answer to a request whose headers were there at ``started``."""
+        answer = render_error(error, identity)
+        if self._timed and error.timing is None:
+            answer.headers[SERVER_TIMING] = total_only(monotonic() - started)
+        return answer
+
+    def confess(self, identity: str, method: str, raw_path: str) -> Answer:
+        """The answer to a request that met a bug: the exception at hand goes into the log."""
+        logger.exception("request %s failed: %s %s", identity, method, clean_text(raw_path))
+        bug = FlambeauError("Internal server error. The server's log tells more by the request id.")
+        return render_error(bug, identity)
+
+    def note(
+        self,
+        request: RequestLine,
+        transport: asyncio.BaseTransport | None,
+        status: int,
+        started: float,
+        identity: str,
+    ) -> None:
+        """Count an answer, and write it into the access log."""
+        self._count_response(status)
+        if self._logs:
+            peer = transport.get_extra_info("peername") if transport is not None else None
+            path, version = clean_text(request.raw_path), request.version
+            line = f"{request.method} {path} HTTP/{version[0]}.{version[1]}"
+            log_access(peer, line, status, monotonic() - started, identity)
 
     def refuse(self, request: web.BaseRequest) -> Answer:
         """The answer to bytes that are not HTTP/1; the connection is closed after it."""
@@ -260,86 +305,16 @@ class Guard:
     def refuse_plain_http(self) -> bytes:
         """The whole answer to plain HTTP where TLS is spoken, in TorchServe's words."""
         answer = json_answer({"status": _HTTPS_ONLY}, 403)
-        answer.headers[hdrs.CONTENT_LENGTH] = str(answer.content_length)
-        answer.headers[hdrs.CONNECTION] = "close"
         self.add_cors(answer)
         self._count_response(answer.status)
-        head = "".join(f"{name}: {value}\r\n" for name, value in answer.headers.items())
-        body = answer.body if isinstance(answer.body, bytes) else b""
-        return f"HTTP/1.1 403 Forbidden\r\n{head}\r\n".encode() + body
+        return sent_bytes(answer, keep_alive=False)
+
+    @property
+    def has_cors(self) -> bool:
+        """Answers get headers for browsers."""
+        return bool(self._cors)
 
     def add_cors(self, response: web.StreamResponse) -> None:
         """The configured headers, unless the handler has set them itself."""
         for name, value in self._cors.items():
             response.headers.setdefault(name, value)
-
-
-def _log_access(request: web.BaseRequest, status: int, seconds: float, identity: str) -> None:
-    transport = request.transport
-    peer = transport.get_extra_info("peername") if transport is not None else None
-    line = "{} {} HTTP/{}.{}".format(request.method, clean_text(request.raw_path), *request.version)
-    log_access(peer, line, status, seconds, identity)
-
-
-def finish_head(request: web.BaseRequest, response: web.StreamResponse) -> None:
-    """For a response that is sent before its route returns: what the guard adds to its head."""
-    if isinstance(request.protocol, _Connection):
-        request.protocol.guard.add_cors(response)
-        if request.protocol.guard.ends_connections:
-            response.force_close()
-
-
-class Listener(web.Server):
-    """aiohttp's low-level server around one ``Guard``.
-
-    A handler whose client leaves is cancelled. Bodies reach the worker as they were sent:
-    compressed ones are not unpacked, as in TorchServe, so none can grow beyond the limit.
-    """
-
-    def __init__(self, guard: Guard) -> None:
-        super().__init__(guard, handler_cancellation=True)
-        self.guard = guard
-        self.refuse_plain_http = guard.refuse_plain_http
-
-    def close_idle(self) -> None:
-        """Close the connections that wait for their clients."""
-        for each in self.connections:
-            if isinstance(each, _Connection):
-                each.close_if_idle()
-
-    def __call__(self) -> web.RequestHandler:
-        return _Connection(
-            self,
-            self.guard,
-            loop=asyncio.get_running_loop(),
-            access_log=None,
-            auto_decompress=False,
-        )
-
-
-class _Connection(web.RequestHandler):
-    """aiohttp's connection, except that a malformed request gets TorchServe's answer."""
-
-    __slots__ = ("guard",)
-
-    def __init__(self, listener: Listener, guard: Guard, **options: Any) -> None:
-        super().__init__(listener, **options)
-        self.guard = guard
-
-    def close_if_idle(self) -> None:
-        """Close the connection if its client has asked for nothing."""
-        if self._waiter is not None and not self._messages:
-            self.force_close()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if status != 400:
-            return super().handle_error(request, status, exc, message)
-
-        logger.debug("malformed HTTP from %s: %s", request.remote, message)
-        return self.guard.refuse(request)

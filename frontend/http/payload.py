@@ -17,7 +17,7 @@ from ..errors import BadRequestError, PayloadTooLargeError
 from ..jobs import Part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from aiohttp import StreamReader
 
@@ -93,15 +93,20 @@ async def _confirm(request: web.BaseRequest) -> None:
     request.writer.output_size = 0
 
 
-def client_headers(request: web.BaseRequest) -> dict[str, str]:
+def client_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """What a handler sees of the headers: the client's own, in its spelling.
 
-    Bytes beyond ASCII are read as Latin-1, which never fails. Where the client gave no length, the
-    length of the body is added, as TorchServe does.
+    Bytes beyond ASCII are read as Latin-1, which never fails.
     """
-    headers = {
-        name.decode("latin-1"): value.decode("latin-1") for name, value in request.raw_headers
-    }
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in raw_headers}
+
+
+def headers_of(request: web.BaseRequest) -> dict[str, str]:
+    """The same, with the length of a body that has been read, where the client gave none.
+
+    TorchServe adds it, too.
+    """
+    headers = client_headers(request.raw_headers)
     if hdrs.CONTENT_LENGTH not in request.headers:
         headers["content-length"] = str(request.content.total_bytes)
     return headers
@@ -135,7 +140,7 @@ async def read_parts(request: web.BaseRequest, limit: int, *, with_query: bool) 
 
 async def _split_body(request: web.BaseRequest, body: bytes) -> list[Part]:
     content_type = clean_text(request.headers.get(hdrs.CONTENT_TYPE, ""))
-    if len(body) >= LARGE_FORM and _form_type(content_type) in (FORM, MULTIPART):
+    if len(body) >= LARGE_FORM and form_type(content_type) in (FORM, MULTIPART):
         return await asyncio.to_thread(body_parts, content_type, body)
 
     return body_parts(content_type, body)
@@ -150,11 +155,11 @@ def body_parts(content_type: str, body: bytes) -> list[Part]:
     where it is written exactly so. Raises BadRequestError for a broken form.
     """
     mime_type, _, parameters = content_type.partition(";")
-    form_type = _form_type(content_type)
-    if form_type == FORM:
+    kind = form_type(content_type)
+    if kind == FORM:
         return _form_parts(body)
 
-    if form_type == MULTIPART:
+    if kind == MULTIPART:
         boundary = _header_parameters(";" + parameters).get("boundary")
         if boundary:
             return _multipart_parts(boundary, body)
@@ -162,7 +167,8 @@ def body_parts(content_type: str, body: bytes) -> list[Part]:
     return [Part("body", mime_type, body)]
 
 
-def _form_type(content_type: str) -> str:
+def form_type(content_type: str) -> str:
+    """The media type as it is compared with those of forms."""
     return content_type.partition(";")[0].strip().lower()
 
 

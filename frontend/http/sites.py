@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Sequence
 
-    from .middlewares import Listener
+    from .listener import Listener
 
 BACKLOG = 1024
 _PROBE_TIMEOUT = 1.0

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 from aiohttp import HttpVersion11, hdrs, web
 
 from ... import FlambeauError
-from .middlewares import NO_CACHE, X_REQUEST_ID, finish_head, render_error
+from .long_way import finish_head
+from .middlewares import NO_CACHE, X_REQUEST_ID, render_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from multidict import CIMultiDictProxy
+
     from ..jobs import Body, Stream
 
 EVENT_STREAM = "text/event-stream"
-_STREAM_NEXT = "ts_stream_next"
+STREAM_NEXT = "ts_stream_next"
 
 
 class StreamAnswer(web.StreamResponse):
@@ -39,9 +42,9 @@ class StreamAnswer(web.StreamResponse):
         self.headers[hdrs.CONNECTION] = "keep-alive" if keep_alive else "close"
 
 
-def wants_events(request: web.BaseRequest) -> bool:
+def wants_events(headers: CIMultiDictProxy[str]) -> bool:
     """The client asks for Server-Sent Events."""
-    return EVENT_STREAM in request.headers.get(hdrs.ACCEPT, "").lower()
+    return EVENT_STREAM in headers.get(hdrs.ACCEPT, "").lower()
 
 
 async def send_stream(
@@ -61,10 +64,10 @@ async def send_stream(
     answer = StreamAnswer(status=status, reason=reason, headers=NO_CACHE)
     for name, value in headers:
         answer.headers.add(name, value)
-    answer.headers[_STREAM_NEXT] = "true"
+    answer.headers[STREAM_NEXT] = "true"
     answer.headers[X_REQUEST_ID] = request_id
     finish_head(request, answer)
-    as_events = wants_events(request)
+    as_events = wants_events(request.headers)
     if as_events:
         answer.headers[hdrs.CONTENT_TYPE] = f"{EVENT_STREAM}; charset=utf-8"
     try:

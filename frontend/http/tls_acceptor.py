@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Sequence
 
-    from .middlewares import Listener
+    from .listener import Listener
 
 HANDSHAKE_TIMEOUT = 60.0
 """Seconds that a client has to begin the handshake, and again to finish it."""

@@ -17,7 +17,7 @@ from .parameters import (
     read_parameters,
     read_registration,
 )
-from .payload import client_headers, read_parts
+from .payload import headers_of, read_parts
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -93,7 +93,7 @@ class WorkflowInference:
 
         async def read_input() -> tuple[dict[str, str], list[Part]]:
             parts = await read_parts(request, self._limit, with_query=False)
-            return client_headers(request), parts
+            return headers_of(request), parts
 
         outcome = await self._predictor.predict(request_id, name, read_input, time_limit)
         headers = outcome.headers

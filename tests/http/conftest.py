@@ -53,15 +53,13 @@ class FakeEngine:
     schemas: tuple[str | None, str | None] = (None, None)
     full: bool = False
     discipline: str = "fifo"
-    futures: list[asyncio.Future[Outcome]] = field(default_factory=list)
+    waiting: list[Callable[[Outcome], None]] = field(default_factory=list)
 
-    def predict(self, key: tuple[str, str], job: Job) -> asyncio.Future[Outcome]:
+    def submit(self, key: tuple[str, str], job: Job, on_outcome: Callable[[Outcome], None]) -> None:
         self.jobs.append((key, job))
-        future = asyncio.get_running_loop().create_future()
-        self.futures.append(future)
+        self.waiting.append(on_outcome)
         if not self.held:
-            future.set_result(self.answer(job))
-        return future
+            on_outcome(self.answer(job))
 
     def admit(self, key: tuple[str, str], job: Job) -> None:
         if self.full:

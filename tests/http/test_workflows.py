@@ -36,15 +36,15 @@ def answering(diamond):
 
     def set_answers(**answers):
         engine = diamond.engine
-        predict = type(engine).predict
+        submit = type(engine).submit
 
-        def named(key, job):
+        def named(key, job, on_outcome):
             node = key[0].partition("__")[2]
             made = answers.get(node, Outcome(body=f'"{node}"'.encode()))
             engine.answer = lambda job: made(job) if callable(made) else made
-            return predict(engine, key, job)
+            submit(engine, key, job, on_outcome)
 
-        engine.predict = named
+        engine.submit = named
 
     return set_answers
 
@@ -390,7 +390,7 @@ def test_unregistering_waits_for_requests_on_their_way(diamond, wait_for):
 
 def release(house, number, outcome):
     """Let the job with this number have its outcome."""
-    house.loop.call_soon_threadsafe(house.engine.futures[number].set_result, outcome)
+    house.loop.call_soon_threadsafe(house.engine.waiting[number], outcome)
 
 
 def test_what_was_begun_is_finished_while_the_server_drains(diamond, answering):
