@@ -55,20 +55,24 @@ def test_sigterm_answers_what_was_accepted_and_refuses_what_comes(
     assert list((server.run_dir / "servers").iterdir()) == []
 
 
+def start_with(hangup: signal.Handlers, server: RealServer) -> RealServer:
+    """Whatever the tests themselves do when their terminal hangs up."""
+    before = signal.signal(signal.SIGHUP, hangup)
+    try:
+        return server.start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_terminal_that_hangs_up_ends_the_server_as_sigterm_does(new_server: Make) -> None:
-    server = new_server().start()
+    server = start_with(signal.SIG_DFL, new_server())
     server.signal(signal.SIGHUP)
     assert server.wait() == 0
     assert is_draining(server)
 
 
 def test_under_nohup_it_does_not_end_with_the_terminal(new_server: Make) -> None:
-    server = new_server()
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        server.start()
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    server = start_with(signal.SIG_IGN, new_server())
     server.signal(signal.SIGHUP)
     server.serve("obedient")
     assert not is_draining(server)
