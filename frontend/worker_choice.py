@@ -19,7 +19,7 @@ def worker_with_room(version: Version) -> Worker | None:
     """The worker that begins the next batch if that leaves now: the one with the least to do.
 
     A request that has been in a lost batch goes to an idle worker, which takes no other beside
-    it; so a poisonous input fails by itversion. ``worker_beside_suspects`` may take the others.
+    it; so a poisonous input fails by itself. ``worker_beside_suspects`` may take the others.
     """
     if version.spec.concurrency == 1 or not version.free:
         return version.free[0] if version.free else None
@@ -52,28 +52,21 @@ def worker_to_prefetch(version: Version) -> Worker | None:
     answer that it had just given may die with it, and that must not count against the same
     request twice.
     """
-    seconds = version.handler_seconds
-    head = version.queue.head()
-    if head is None or head.must_travel_alone or not version.spec.lost_retries:
-        return None
-    if version.spec.concurrency > 1:
-        return None
-    limit = PREFETCH_BELOW if len(version.slots) == 1 else PREFETCH_BESIDE_OTHERS_BELOW
-    if seconds is None or seconds > limit or len(version.queue) < version.queue.batch_size:
+    seconds, spec, slots = version.handler_seconds, version.spec, version.slots
+    limit = PREFETCH_BELOW if len(slots) == 1 else PREFETCH_BESIDE_OTHERS_BELOW
+    if seconds is None or seconds > limit or spec.concurrency > 1 or not spec.lost_retries:
         return None
     depth = max(2, int(PREFETCHED_WORK / max(seconds, 1e-6)))
     best: Worker | None = None
-    for slot in version.slots.values():
+    for slot in slots.values():
         worker = slot.worker
-        if (
-            worker is None
-            or slot.retiring
-            or slot.standby
-            or not worker.is_ready
-            or worker.has_suspect
-        ):
+        if worker is None or len(worker.in_flight) >= min(depth, worker.credits):
             continue
-        room = min(depth, worker.credits) - len(worker.in_flight)
-        if room > 0 and (best is None or len(worker.in_flight) < len(best.in_flight)):
+        if slot.retiring or slot.standby or not worker.is_ready or worker.has_suspect:
+            continue
+        if best is None or len(worker.in_flight) < len(best.in_flight):
             best = worker
-    return best
+    if best is None or len(version.queue) < version.queue.batch_size:
+        return None
+    head = version.queue.head()
+    return None if head is None or head.must_travel_alone else best
