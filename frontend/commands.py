@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..worker.protocol import Answer, Message
+    from ..worker.messages import Answer, Message
     from .autoscaler import ScalingEvent
     from .exits import Exit
     from .jobs import Job

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..worker.protocol import Stop
+from ..worker.messages import Stop
 from .commands import Agenda, Kill, Notify, Report, Send, Spawn
 from .dispatcher import Dispatcher
 from .exits import SPOILT, TIMED_OUT, Exit, ExitReason
@@ -20,7 +20,7 @@ from .turn_taking import TurnTaking
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..worker.protocol import Load
+    from ..worker.messages import Load
     from .lifecycle import VersionKey
     from .version_spec import VersionSpec
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from ..worker.protocol import CANCEL_SINCE, Cancel, Work
+from ..worker.messages import Cancel, Work
+from ..worker.protocol import CANCEL_SINCE
 from . import memory_limits
 from .batcher import ModelQueue
 from .commands import Agenda, Resolve, Send, Stream
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .. import FlambeauError
-    from ..worker.protocol import Answer, Result
+    from ..worker.messages import Answer, Result
 
 
 CANCEL_GRACE = 5.0

@@ -9,17 +9,8 @@ from time import monotonic as now
 from typing import TYPE_CHECKING, Any
 
 from .. import FlambeauError
-from ..worker.protocol import (
-    Bye,
-    Chunk,
-    Hello,
-    Loaded,
-    LoadFailed,
-    Message,
-    Pong,
-    ProtocolError,
-    Result,
-)
+from ..worker.messages import Bye, Chunk, Hello, Loaded, LoadFailed, Message, Pong, Result
+from ..worker.protocol import ProtocolError
 from .commands import Command, Kill, Notify, Report, Resolve, Scaled, Send, Spawn, Stream, Warn
 from .errors import DrainingError
 from .jobs import Outcome
@@ -32,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from ..worker.protocol import Answer
+    from ..worker.messages import Answer
     from .exits import Exit
     from .fleet import Fleet
     from .jobs import Job

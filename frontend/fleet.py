@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..worker.protocol import PROTOCOL_VERSION, Cancel, Chunk, LoadFailed, Result, Work
+from ..worker.messages import Cancel, Chunk, LoadFailed, Result, Work
+from ..worker.protocol import PROTOCOL_VERSION
 from .commands import Command, Kill, Notify
 from .errors import NoWorkerError
 from .exits import Exit, ExitReason
@@ -22,7 +23,7 @@ from .roster import Schemas, Version
 from .vigil import Vigil
 
 if TYPE_CHECKING:
-    from ..worker.protocol import Message
+    from ..worker.messages import Message
     from .jobs import Job
     from .version_spec import VersionSpec
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..worker.protocol import PING_SINCE, Ping
+from ..worker.messages import Ping
+from ..worker.protocol import PING_SINCE
 from .commands import Agenda, Send
 from .exits import Exit, ExitReason
 from .lifecycle import WorkerState

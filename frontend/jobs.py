@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from ..worker.protocol import Body, Part
+from ..worker.messages import Body, Part
 from .errors import IllegalTransition
 
 if TYPE_CHECKING:

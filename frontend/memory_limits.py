@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..worker.protocol import Result
+    from ..worker.messages import Result
     from .roster import Version, Worker
 
 

@@ -9,7 +9,7 @@ from .errors import DeadlineExceededError, InferenceError, ModelFailedError
 from .jobs import Outcome
 
 if TYPE_CHECKING:
-    from ..worker.protocol import Answer
+    from ..worker.messages import Answer
     from .exits import Exit
     from .jobs import Job
     from .roster import Version

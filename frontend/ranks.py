@@ -9,22 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..worker.protocol import (
-    PROTOCOL_VERSION,
-    Cancel,
-    Hello,
-    Load,
-    Loaded,
-    LoadFailed,
-    Ping,
-    Pong,
-    ProtocolError,
-    Result,
-    Stop,
-)
+from ..worker.messages import Cancel, Hello, Load, Loaded, LoadFailed, Ping, Pong, Result, Stop
+from ..worker.protocol import PROTOCOL_VERSION, ProtocolError
 
 if TYPE_CHECKING:
-    from ..worker.protocol import Message
+    from ..worker.messages import Message
 
 
 @dataclass(frozen=True, slots=True)

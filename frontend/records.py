@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..model_store.errors import InvalidModelError
 from ..model_store.store import default_model_name
 from ..model_store.warm_up import read_warm_up
-from ..worker.protocol import Part
+from ..worker.messages import Part
 from .describe import Record
 from .errors import BadRequestError
 from .precedence import Registration, make_spec

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 import zmq
 
 from ..worker.io_threads import let_them_batch
-from ..worker.protocol import INLINE_LIMIT, Frame, Message, ProtocolError, decode, encode
+from ..worker.protocol import INLINE_LIMIT, Frame, ProtocolError, decode, encode
 from .errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from ..worker.messages import Message
 
 logger = logging.getLogger("flambeau.router")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..worker.protocol import Part
+    from ..worker.messages import Part
 
 MAX_RECORDED_BYTES = 1 << 20
 """The largest request that is recorded."""

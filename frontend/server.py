@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import __version__
-from ..worker.protocol import Load
+from ..worker.messages import Load
 from .admission import make_access
 from .app import Services
 from .config import SECRET_VARIABLES, prepare_run_dir

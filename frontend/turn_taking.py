@@ -17,7 +17,7 @@ from .sequences import SequenceQueue
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..worker.protocol import Result
+    from ..worker.messages import Result
     from .commands import Agenda
     from .exits import Exit
     from .jobs import Batch, Job

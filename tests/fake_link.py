@@ -6,10 +6,11 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING
 
-from flambeau.worker.protocol import Chunk, Part, Request, Result, Stop, Work, decode, encode
+from flambeau.worker.messages import Chunk, Part, Request, Result, Stop, Work
+from flambeau.worker.protocol import decode, encode
 
 if TYPE_CHECKING:
-    from flambeau.worker.protocol import Message
+    from flambeau.worker.messages import Message
 
 
 class FakeLink:

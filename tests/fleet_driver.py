@@ -13,16 +13,7 @@ from flambeau.frontend.fleet import Fleet
 from flambeau.frontend.jobs import Job
 from flambeau.frontend.lifecycle import VersionState, WorkerState
 from flambeau.frontend.version_spec import VersionSpec
-from flambeau.worker.protocol import (
-    Answer,
-    Cancel,
-    Load,
-    LoadFailed,
-    Ping,
-    Result,
-    Stop,
-    Work,
-)
+from flambeau.worker.messages import Answer, Cancel, Load, LoadFailed, Ping, Result, Stop, Work
 
 KEY = ("m", "1.0")
 

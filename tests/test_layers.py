@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     """
     worker.leaving worker.model_files
-    worker.errors worker.protocol worker.io_threads worker.modules worker.instruments
+    worker.errors worker.messages worker.io_threads worker.modules worker.instruments
     worker.streaming worker.coroutines worker.refused_handlers worker.torchvision_ops
     model_store.errors model_store.snapshot model_store.allowed_urls model_store.pickles
     model_store.make_environment
@@ -22,7 +22,7 @@ LAYERS = [
     frontend.metric_lines
     """,
     "model_store.strict_yaml model_store.signatures model_store.file_kinds "
-    "model_store.shared_cache model_store.requirements",
+    "model_store.shared_cache model_store.requirements worker.protocol",
     "frontend.oom_kills frontend.settings model_store.installation "
     "frontend.exits worker.memory worker.safe_batch",
     "frontend.inherited",
@@ -176,7 +176,7 @@ def test_packages_keep_to_themselves(name):
     package = name.split(".")[0]
     allowed = {
         "frontend": {"frontend", "model_store", "archiver"}
-        | {"worker.protocol", "worker.io_threads"},
+        | {"worker.messages", "worker.protocol", "worker.io_threads"},
         "worker": {"worker", "handlers"},
         "handlers": {"handlers", "worker.context", "worker.metrics", "worker.errors"}
         | {"worker.modules", "worker.streaming"},

@@ -18,19 +18,8 @@ from .errors import words
 from .isolation import Rest
 from .log_lines import set_task_requests
 from .memory import spoils
-from .protocol import (
-    EXIT_CUDA_ERROR,
-    Answer,
-    Bye,
-    Cancel,
-    Chunk,
-    Ping,
-    Pong,
-    ProtocolError,
-    Result,
-    Stop,
-    Work,
-)
+from .messages import Answer, Bye, Cancel, Chunk, Ping, Pong, Result, Stop, Work
+from .protocol import EXIT_CUDA_ERROR, ProtocolError
 from .rows import failure, refusal
 from .service import IN_PIECES
 from .streaming import set_task_emitter
@@ -40,7 +29,7 @@ if TYPE_CHECKING:
 
     from .context import Context
     from .link import Link
-    from .protocol import Message
+    from .messages import Message
     from .rows import Rows
 
 logger = logging.getLogger("flambeau.worker")

@@ -17,19 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from .log_lines import set_requests
 from .memory import spoils
-from .protocol import (
-    EXIT_CUDA_ERROR,
-    Answer,
-    Bye,
-    Cancel,
-    Chunk,
-    Ping,
-    Pong,
-    ProtocolError,
-    Result,
-    Stop,
-    Work,
-)
+from .messages import Answer, Bye, Cancel, Chunk, Ping, Pong, Result, Stop, Work
+from .protocol import EXIT_CUDA_ERROR, ProtocolError
 from .rows import failure, mismatched, refusal
 from .streaming import set_emitter
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .protocol import Answer
+from .messages import Answer
 from .safe_batch import SafeBatch
 
 logger = logging.getLogger("flambeau.worker")

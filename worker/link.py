@@ -13,7 +13,8 @@ from collections import deque
 import zmq
 
 from .io_threads import let_them_batch
-from .protocol import Answer, Cancel, Chunk, Message, Ping, Pong, Result, Work, decode, encode
+from .messages import Answer, Cancel, Chunk, Message, Ping, Pong, Result, Work
+from .protocol import decode, encode
 
 logger = logging.getLogger("flambeau.worker")
 

@@ -30,20 +30,10 @@ from .isolation import Isolation
 from .link import Inbox, Link, die_with_parent
 from .loader import EntryPoint, load_built_in, load_entry_point, without_paths
 from .log_lines import RequestLines
+from .messages import Bye, Hello, Load, Loaded, LoadFailed, Stop, Work
 from .metrics import Metrics
 from .model_files import read_manifest, read_model_config
-from .protocol import (
-    EXIT_CUDA_ERROR,
-    PROTOCOL_VERSION,
-    Bye,
-    Hello,
-    Load,
-    Loaded,
-    LoadFailed,
-    ProtocolError,
-    Stop,
-    Work,
-)
+from .protocol import EXIT_CUDA_ERROR, PROTOCOL_VERSION, ProtocolError
 from .rows import Rows
 from .service import Service
 from .warm_up import warm_up

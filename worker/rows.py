@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import PredictionException, words
 from .memory import lacks_memory
-from .protocol import Answer, Body, Part, Request
+from .messages import Answer, Body, Part, Request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ from .errors import words
 from .isolation import Failure, Isolation, Next
 from .log_lines import set_requests
 from .memory import lacks_memory, release_memory, spoils
-from .protocol import Chunk, Result, Work
+from .messages import Chunk, Result, Work
 from .rows import Rows, failure
 from .streaming import set_emitter
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .context import Context
-    from .protocol import Answer
+    from .messages import Answer
 
     EntryPoint = Callable[[list[dict[str, Any]], Context], Any]
 

@@ -6,12 +6,13 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from .errors import WarmUpError
-from .protocol import Part, ProtocolError, Request, Work
+from .messages import Part, Request, Work
+from .protocol import ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .protocol import Answer
+    from .messages import Answer
     from .service import Service
 
 logger = logging.getLogger("flambeau.worker")

@@ -9,7 +9,7 @@ from flambeau.frontend.dispatcher import CANCEL_GRACE
 from flambeau.frontend.errors import NoFreeWorkerError
 from flambeau.frontend.exits import ExitReason
 from flambeau.frontend.jobs import JobState
-from flambeau.worker.protocol import Answer, Cancel, Chunk
+from flambeau.worker.messages import Answer, Cancel, Chunk
 
 
 def started(workers: int = 1, **spec) -> Driver:

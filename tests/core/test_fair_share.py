@@ -17,7 +17,7 @@ from flambeau.frontend.fair_share import FairShare
 from flambeau.frontend.fleet import Fleet
 from flambeau.frontend.jobs import Job
 from flambeau.frontend.version_spec import VersionSpec
-from flambeau.worker.protocol import Answer, Load, Ping, Result, Stop, Work
+from flambeau.worker.messages import Answer, Load, Ping, Result, Stop, Work
 
 START, PING = -1, -2
 """What stands for a batch in the events that are none."""

@@ -18,7 +18,7 @@ from flambeau.frontend.exits import ExitReason
 from flambeau.frontend.jobs import JobState
 from flambeau.frontend.lifecycle import VersionState
 from flambeau.frontend.roster import BACK_OFF_CAP
-from flambeau.worker.protocol import Answer, Result
+from flambeau.worker.messages import Answer, Result
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 from flambeau.frontend.errors import ConflictError, ServiceUnavailableError
 from flambeau.frontend.exits import ExitReason
 from flambeau.frontend.jobs import JobState
-from flambeau.worker.protocol import Answer, Chunk
+from flambeau.worker.messages import Answer, Chunk
 
 
 class FleetMachine(RuleBasedStateMachine):

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flambeau.frontend.ranks import Parallelism, RankGroup, rank_environ
-from flambeau.worker.protocol import (
-    PROTOCOL_VERSION,
+from flambeau.worker.messages import (
     Answer,
     Bye,
     Cancel,
@@ -20,11 +19,11 @@ from flambeau.worker.protocol import (
     Message,
     Ping,
     Pong,
-    ProtocolError,
     Result,
     Stop,
     Work,
 )
+from flambeau.worker.protocol import PROTOCOL_VERSION, ProtocolError
 
 WORKER = "m/1.0/9000#7"
 HELLO = Hello(*PROTOCOL_VERSION, 1)

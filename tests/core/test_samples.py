@@ -5,7 +5,7 @@ from __future__ import annotations
 from fleet_driver import Driver
 
 from flambeau.frontend.samples import MAX_RECORDED_BYTES, RECORD_EVERY, Recorder, Sample
-from flambeau.worker.protocol import Load, Part
+from flambeau.worker.messages import Load, Part
 
 
 def part(body: bytes = b"x") -> Part:

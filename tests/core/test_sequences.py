@@ -12,7 +12,7 @@ from flambeau.frontend.errors import BadRequestError, QueueFullError, ServiceUna
 from flambeau.frontend.exits import ExitReason
 from flambeau.frontend.jobs import JobState
 from flambeau.frontend.sequences import SequenceSpec, ended_sequences, name_sequence
-from flambeau.worker.protocol import Answer, Chunk, Result
+from flambeau.worker.messages import Answer, Chunk, Result
 
 SPEC = SequenceSpec(sequences=4, waiting=2, idle=5.0, lifetime=60.0)
 END = [("ts_request_sequence_end", "a; b")]

@@ -6,7 +6,7 @@ from fleet_driver import KEY, Driver
 
 from flambeau.frontend.exits import ExitReason
 from flambeau.frontend.jobs import JobState
-from flambeau.worker.protocol import Answer, Chunk
+from flambeau.worker.messages import Answer, Chunk
 
 
 def started(**spec) -> Driver:

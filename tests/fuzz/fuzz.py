@@ -43,7 +43,8 @@ from flambeau.frontend.properties import PropertiesError, parse
 from flambeau.model_store.allowed_urls import AllowedUrls, parse_url
 from flambeau.model_store.archive import unpack
 from flambeau.model_store.pickles import HIDDEN, UNREADABLE, imported_names
-from flambeau.worker.protocol import Answer, Chunk, Part, Request, Result, Work, decode, encode
+from flambeau.worker.messages import Answer, Chunk, Part, Request, Result, Work
+from flambeau.worker.protocol import decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable

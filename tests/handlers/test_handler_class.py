@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 import flambeau
 from flambeau.worker.context import Context
 from flambeau.worker.coroutines import event_loop, one_by_one
-from flambeau.worker.protocol import Chunk, Part, Request, Result, Work
+from flambeau.worker.messages import Chunk, Part, Request, Result, Work
 from flambeau.worker.rows import Rows
 from flambeau.worker.service import Service
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flambeau.worker.protocol import (
-    INLINE_LIMIT,
+from flambeau.worker.messages import (
     Answer,
     Bye,
     Cancel,
@@ -20,14 +19,12 @@ from flambeau.worker.protocol import (
     Part,
     Ping,
     Pong,
-    ProtocolError,
     Request,
     Result,
     Stop,
     Work,
-    decode,
-    encode,
 )
+from flambeau.worker.protocol import INLINE_LIMIT, ProtocolError, decode, encode
 
 # Header values may carry any byte: what is not UTF-8 arrives as lone surrogates.
 text = st.text(max_size=20) | st.binary(max_size=20).map(

@@ -15,8 +15,7 @@ import zmq
 
 from flambeau.frontend.errors import ConfigError
 from flambeau.frontend.router import Router
-from flambeau.worker.protocol import (
-    INLINE_LIMIT,
+from flambeau.worker.messages import (
     Answer,
     Bye,
     Hello,
@@ -27,9 +26,8 @@ from flambeau.worker.protocol import (
     Result,
     Stop,
     Work,
-    decode,
-    encode,
 )
+from flambeau.worker.protocol import INLINE_LIMIT, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator

@@ -14,8 +14,9 @@ from flambeau.worker.context import Context
 from flambeau.worker.coroutines import event_loop
 from flambeau.worker.errors import PredictionException
 from flambeau.worker.log_lines import RequestLines
+from flambeau.worker.messages import Bye, Cancel, Chunk, Stop
 from flambeau.worker.metrics import Metrics
-from flambeau.worker.protocol import EXIT_CUDA_ERROR, Bye, Cancel, Chunk, ProtocolError, Stop
+from flambeau.worker.protocol import EXIT_CUDA_ERROR, ProtocolError
 from flambeau.worker.rows import Rows
 from flambeau.worker.streaming import send_intermediate_predict_response
 

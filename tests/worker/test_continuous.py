@@ -11,16 +11,9 @@ from fake_link import FakeLink, work
 from flambeau.worker.context import Context
 from flambeau.worker.continuous import ContinuousBatches
 from flambeau.worker.errors import PredictionException
+from flambeau.worker.messages import Bye, Cancel, Chunk, Loaded, Stop
 from flambeau.worker.metrics import Metrics
-from flambeau.worker.protocol import (
-    EXIT_CUDA_ERROR,
-    Bye,
-    Cancel,
-    Chunk,
-    Loaded,
-    ProtocolError,
-    Stop,
-)
+from flambeau.worker.protocol import EXIT_CUDA_ERROR, ProtocolError
 from flambeau.worker.rows import Rows
 from flambeau.worker.streaming import send_intermediate_predict_response
 

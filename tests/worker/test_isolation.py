@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from flambeau.worker.context import Context
 from flambeau.worker.errors import PredictionException
 from flambeau.worker.isolation import Failure, Isolation, Next
+from flambeau.worker.messages import Answer, Chunk, Part, Request, Result, Work
 from flambeau.worker.metrics import Metrics
-from flambeau.worker.protocol import Answer, Chunk, Part, Request, Result, Work, decode, encode
+from flambeau.worker.protocol import decode, encode
 from flambeau.worker.rows import Rows
 from flambeau.worker.safe_batch import FIRST_TRIAL, SafeBatch
 from flambeau.worker.service import Service

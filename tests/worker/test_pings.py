@@ -11,8 +11,8 @@ from flambeau.worker.continuous import ContinuousBatches
 from flambeau.worker.coroutines import event_loop
 from flambeau.worker.link import Inbox
 from flambeau.worker.main import _one_by_one
+from flambeau.worker.messages import Bye, Ping, Pong, Result, Stop
 from flambeau.worker.metrics import Metrics
-from flambeau.worker.protocol import Bye, Ping, Pong, Result, Stop
 from flambeau.worker.rows import Rows
 from flambeau.worker.service import Service
 

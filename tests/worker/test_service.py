@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from flambeau.worker.context import Context
 from flambeau.worker.errors import PredictionException
+from flambeau.worker.messages import Answer, Part, Request, Result, Work
 from flambeau.worker.metrics import Metrics
-from flambeau.worker.protocol import Answer, Part, Request, Result, Work, decode, encode
+from flambeau.worker.protocol import decode, encode
 from flambeau.worker.rows import Rows, decode_part, serialise
 from flambeau.worker.service import Service
 

@@ -9,7 +9,7 @@ import pytest
 from flambeau.worker.context import Context
 from flambeau.worker.coroutines import event_loop
 from flambeau.worker.link import Inbox
-from flambeau.worker.protocol import Cancel, Chunk, Part, Request, Result, Stop, Work
+from flambeau.worker.messages import Cancel, Chunk, Part, Request, Result, Stop, Work
 from flambeau.worker.rows import Rows
 from flambeau.worker.service import Service
 from flambeau.worker.streaming import send_intermediate_predict_response

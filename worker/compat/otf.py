@@ -9,7 +9,7 @@ import os
 import struct
 from typing import TYPE_CHECKING, Any
 
-from ..protocol import Answer
+from ..messages import Answer
 from ..rows import serialise
 
 if TYPE_CHECKING:

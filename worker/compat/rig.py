@@ -16,9 +16,9 @@ from .. import service
 from ..context import Context, RequestProcessor
 from ..envelopes import wrap
 from ..loader import load_entry_point
+from ..messages import Work
 from ..metrics import Metrics
 from ..model_files import read_manifest, read_model_config
-from ..protocol import Work
 from ..rows import Rows
 from .names import TORCHSERVE_VERSION
 from .old_metrics import MetricsStore
