@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..worker.messages import Stop
-from .commands import Agenda, Kill, Notify, Report, Send, Spawn
+from .commands import Agenda, Kill, Notify, Send, Spawn
 from .dispatcher import Dispatcher
 from .exits import SPOILT, TIMED_OUT, Exit, ExitReason
 from .lifecycle import VersionState, WorkerState
 from .memory_limits import limit_batches
-from .roster import BOOT_ATTEMPTS, CRASH_LOOP, Departure, Slot, Version, Worker
+from .roster import Departure, Slot, Worker
 from .samples import for_worker
 from .turn_taking import TurnTaking
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..worker.messages import Load
     from .lifecycle import VersionKey
     from .version_spec import VersionSpec
+    from .versions import Version
 
 CONNECT_TIMEOUT = 60.0
 """Seconds from the start of a process to its Hello: an interpreter and a few imports."""
@@ -36,7 +37,7 @@ FIRST_SLOT = 9000
 
 
 class Crew:
-    """The workers of all versions, from Spawn to Report.
+    """The workers of all versions, from Spawn until they are out of the fleet.
 
     ``assign`` picks the device of a new slot, ``jitter`` a factor around 1 for restart pauses, and
     ``load_message`` makes what a worker is told to load. ``room_for`` says how many of so many more
@@ -238,44 +239,6 @@ class Crew:
         self._refresh(version)
         self._dispatcher.dispatch(version, now)
 
-    def _departed(self, departure: Departure, facts: Exit, now: float) -> None:
-        """The process has ended: complete the record, then refill the slot or give up."""
-        slot, version = departure.slot, departure.slot.version
-        record = departure.exit.completed(facts, was_forced=departure.was_forced)
-        version.exits[record.reason.value] += 1
-        if slot.last_exit is departure.exit:
-            slot.last_exit = record
-        if version.last_exit is departure.exit:
-            version.last_exit = record
-        if version.boot_failure is departure.exit:
-            version.boot_failure = record
-        self._agenda.command(Report(version.key, record))
-        self._finish_drain(version, now)
-        if slot.retiring:
-            if slot.heir is not None:
-                slot.heir.last_exit = record
-            self._remove_slot(slot)
-            self._finish_drain(version, now)
-        elif slot.standby:
-            self._remove_slot(slot)
-            self._heir_is_lost(slot, record, now)
-        elif not any(heir.predecessor is slot for heir in version.heirs):
-            self._refill(slot, now)
-        self._renew_next(version, now)
-        self._refresh(version)
-
-    def _refill(self, slot: Slot, now: float) -> None:
-        """Start a worker in the place of the last one, or give the version up."""
-        version = slot.version
-        if version.state is VersionState.FAILED:
-            return
-        if slot.boot_failures >= BOOT_ATTEMPTS and not version.ready_workers and slot.last_exit:
-            self._give_up(version, slot.last_exit, now)
-        elif version.crash_rounds >= CRASH_LOOP and not version.ready_workers and slot.last_exit:
-            self._pause(version, slot.last_exit, now)
-        else:
-            self._restart_later(slot, now)
-
     def _took_place(self, worker: Worker, now: float) -> None:
         """A worker whose model is loaded begins to serve."""
         slot, version = worker.slot, worker.slot.version
@@ -284,77 +247,6 @@ class Crew:
         version.boot_failure = None
         version.schemas = worker.schemas
         version.free.append(worker)
-
-    def _heir_is_lost(self, heir: Slot, exit: Exit, now: float) -> None:
-        raise NotImplementedError
-
-    def _renew_next(self, version: Version, now: float) -> None:
-        raise NotImplementedError
-
-    def _give_up(
-        self, version: Version, why: Exit, now: float, retry_at: float | None = None
-    ) -> None:
-        """No worker of the version can serve: FAILED, for good or until ``retry_at``."""
-        version.failure = why
-        version.retry_at = retry_at
-        if version.state is VersionState.DRAINING:
-            self._dispatcher.refuse_waiting(version, now)
-            self._finish_drain(version, now)
-            return
-        version.move(VersionState.FAILED)
-        self._dispatcher.refuse_waiting(version, now)
-        for heir in version.heirs:
-            # Those of a roll go on: what they bring may be the remedy.
-            if heir.predecessor is not None:
-                self._retire(heir, now)
-        for slot in version.active_slots:
-            slot.restart_at = None
-            if slot.worker is not None:
-                message = "Stopped because the version was given up."
-                exit = Exit(slot.worker.identity, ExitReason.STOPPED, message, now)
-                self._lose(slot.worker, exit, now, force=False)
-
-    def _pause(self, version: Version, why: Exit, now: float) -> None:
-        """Workers die as soon as they work: refuse requests for a while rather than queue them."""
-        retry_at = now + version.crash_loop_pause(self._jitter())
-        self._give_up(version, why, now, retry_at)
-        self._agenda.alarm(retry_at, lambda at: self._end_pause(version, at))
-
-    def _end_pause(self, version: Version, now: float) -> None:
-        is_over = version.retry_at is not None and version.retry_at <= now
-        if is_over and version.state is VersionState.FAILED:
-            self._try_again(version, now)
-            self._refresh(version)
-
-    @staticmethod
-    def _revive(version: Version) -> None:
-        """Have a version that was given up no longer be that."""
-        if version.state is VersionState.FAILED:
-            version.move(VersionState.LOADING)
-            version.failure = None
-            version.retry_at = None
-
-    def _try_again(self, version: Version, now: float) -> None:
-        self._revive(version)
-        leaving = {id(departure.slot) for departure in self._departures.values()}
-        for slot in version.active_slots:
-            slot.boot_failures = slot.crashes = 0
-            slot.failing_since = None
-            if slot.worker is None and id(slot) not in leaving:
-                self._spawn(slot, now)
-
-    def _restart_later(self, slot: Slot, now: float) -> None:
-        slot.restarts += 1
-        pause = slot.back_off(self._jitter())
-        if pause <= 0:
-            self._spawn(slot, now)
-            return
-        slot.restart_at = now + pause
-        self._agenda.alarm(slot.restart_at, lambda at: self._restart(slot, at))
-
-    def _restart(self, slot: Slot, now: float) -> None:
-        if slot.restart_at is not None and slot.restart_at <= now:
-            self._spawn(slot, now)
 
     def _spawn(self, slot: Slot, now: float) -> None:
         slot.restart_at = None

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from .autoscaler import ScalingEvent
     from .exits import Exit
     from .precedence import Registration
-    from .roster import Slot, Version
+    from .roster import Slot
     from .version_spec import VersionSpec
+    from .versions import Version
 
 
 @dataclass(frozen=True, slots=True)

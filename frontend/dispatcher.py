@@ -27,7 +27,7 @@ from .exits import TIMED_OUT, Exit, ExitReason
 from .jobs import Batch, Job, JobState, Outcome
 from .lifecycle import VersionState, WorkerState
 from .outcomes import answered, death, failed, too_late
-from .roster import Version, Worker, too_slow
+from .roster import Worker, too_slow
 from .sequences import SequenceQueue, ended_sequences
 from .worker_choice import worker_beside_suspects, worker_to_prefetch, worker_with_room
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from .. import FlambeauError
     from ..worker.messages import Answer, Result
+    from .versions import Version
 
 
 CANCEL_GRACE = 5.0

@@ -11,7 +11,7 @@ from .succession import Succession
 
 if TYPE_CHECKING:
     from .exits import Exit
-    from .roster import Version
+    from .versions import Version
 
 REST = 30.0
 """Seconds after which a version that was to be loaded on demand and could not be is tried again."""

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from .jobs import Job
     from .launcher import Launcher
     from .lifecycle import VersionKey
-    from .roster import Version
     from .version_spec import VersionSpec
+    from .versions import Version
 
 logger = logging.getLogger("flambeau.engine")
 

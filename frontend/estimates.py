@@ -9,7 +9,7 @@ from .batcher import ModelQueue
 
 if TYPE_CHECKING:
     from .jobs import Job
-    from .roster import Version
+    from .versions import Version
 
 MARGIN = 1.2
 """How much longer than estimated a request must have, to be queued. Under overload everybody who is

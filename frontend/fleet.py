@@ -19,12 +19,13 @@ from .commands import Command, Kill, Notify
 from .errors import NoWorkerError
 from .exits import Exit, ExitReason
 from .lifecycle import VersionKey, VersionState, WorkerState
-from .roster import Schemas, Version
+from .versions import Version
 from .vigil import Vigil
 
 if TYPE_CHECKING:
     from ..worker.messages import Message
     from .jobs import Job
+    from .roster import Schemas
     from .version_spec import VersionSpec
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from .lifecycle import VersionKey
-    from .roster import Version
+    from .versions import Version
 
 
 def count_workers(

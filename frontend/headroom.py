@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .lifecycle import VersionKey
-    from .roster import Version
     from .version_spec import VersionSpec
+    from .versions import Version
 
 RESERVE = 0.05
 """The share of all memory that is left free."""

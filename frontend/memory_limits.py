@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..worker.messages import Result
-    from .roster import Version, Worker
+    from .roster import Worker
+    from .versions import Version
 
 
 def learn(worker: Worker, result: Result) -> None:

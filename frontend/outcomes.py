@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..worker.messages import Answer
     from .exits import Exit
     from .jobs import Job
-    from .roster import Version
+    from .versions import Version
 
 
 def death(exit: Exit) -> InferenceError:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from .lifecycle import VersionKey
-    from .roster import Version
     from .version_spec import VersionSpec
+    from .versions import Version
 
 
 class Placements:

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .exits import Exit
     from .lifecycle import VersionKey
-    from .roster import Version
     from .version_spec import VersionSpec
+    from .versions import Version
 
 __all__ = ["Registration", "Registry", "Reply"]
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .crew import Crew
 from .errors import ConflictError, DrainingError
 from .exits import Exit, ExitReason
 from .lifecycle import VersionState
-from .roster import Roll
+from .restarts import Restarts
+from .versions import Roll
 
 if TYPE_CHECKING:
     from .lifecycle import VersionKey
-    from .roster import Slot, Version, Worker
+    from .roster import Slot, Worker
     from .version_spec import VersionSpec
+    from .versions import Version
 
 RENEWAL_PAUSE = 5.0
 """Seconds after a successor that could not be started, or that was no better; doubled each time."""
@@ -29,7 +30,7 @@ YOUNG = 60.0
 """Seconds within which a worker that is above its memory limit again is no better than the last."""
 
 
-class Succession(Crew):
+class Succession(Restarts):
     """The steps by which workers follow on others."""
 
     def _took_place(self, worker: Worker, now: float) -> None:

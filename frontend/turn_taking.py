@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from .exits import Exit
     from .jobs import Batch, Job
     from .lifecycle import VersionKey
-    from .roster import Version, Worker
+    from .roster import Worker
+    from .versions import Version
 
 
 class _Device:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .roster import Version, Worker
+    from .roster import Worker
+    from .versions import Version
 
 PREFETCH_BELOW = 0.05
 """Handler time, in seconds, up to which a lone worker is sent a batch while it works on another."""

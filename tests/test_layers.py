@@ -43,8 +43,8 @@ LAYERS = [
     "frontend.version_spec model_store.warm_up frontend.memory_limits "
     "frontend.workflow_run",
     "frontend.handler_metrics "
-    "model_store.archive model_store.contents frontend.roster frontend.config frontend.devices "
-    "frontend.runstate",
+    "model_store.archive model_store.contents frontend.roster frontend.versions frontend.config "
+    "frontend.devices frontend.runstate",
     "model_store.store frontend.commands frontend.precedence frontend.launcher frontend.describe "
     "frontend.system_metrics frontend.logs frontend.fleet_metrics frontend.headroom "
     "frontend.tls",
@@ -56,6 +56,7 @@ LAYERS = [
     "worker.service worker.continuous",
     "worker.asynchronous worker.compat worker.warm_up",
     "archiver.sources worker.main frontend.crew frontend.router frontend.metrics",
+    "frontend.restarts",
     "frontend.succession",
     "frontend.elastic",
     "frontend.vigil",
@@ -105,6 +106,7 @@ PURE = (
     "sequences",
     "exits",
     "roster",
+    "versions",
     "commands",
     "heartbeat",
     "memory_limits",
@@ -112,6 +114,7 @@ PURE = (
     "fair_share",
     "turn_taking",
     "crew",
+    "restarts",
     "succession",
     "autoscaler",
     "elastic",

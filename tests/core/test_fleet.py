@@ -17,7 +17,7 @@ from flambeau.frontend.errors import (
 from flambeau.frontend.exits import ExitReason
 from flambeau.frontend.jobs import JobState
 from flambeau.frontend.lifecycle import VersionState
-from flambeau.frontend.roster import BACK_OFF_CAP
+from flambeau.frontend.restarts import BACK_OFF_CAP
 from flambeau.worker.messages import Answer, Result
 
 
