@@ -71,9 +71,16 @@ class Connection(asyncio.Protocol):
         return self._exchange is not None
 
     @property
+    def is_sending(self) -> bool:
+        """Some of an answer waits for the client to read."""
+        return self.transport is not None and self.transport.get_write_buffer_size() > 0
+
+    @property
     def is_idle(self) -> bool:
         """Its client has asked for nothing."""
-        return self._exchange is None and (self._long_way is None or self._long_way.is_idle)
+        if self._exchange is not None or self._ahead:
+            return False
+        return self._long_way is None or self._long_way.is_idle
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclasses of asyncio's.
@@ -99,7 +106,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._missing:
             self._read_on(data)
-        elif self._exchange is not None:
+        elif self._exchange is not None or self._ahead or self._is_paused:
+            # What has come before goes first, if it waits for its turn only.
             self._keep(data)
         elif self._ends_whole:
             self._begin(data)
@@ -205,11 +213,12 @@ class Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        """The client has sent more than one request."""
+        """The client may have sent more than one request: go on if it reads the answers."""
+        if self._exchange is not None or self._is_paused or self._is_closing:
+            return
         data, self._ahead = self._ahead, b""
+        self._resume_reading()
         if self.transport is not None and data:
-            if not self._is_paused:
-                self._resume_reading()
             self.data_received(data)
 
     def pause_writing(self) -> None:
@@ -230,7 +239,10 @@ class Connection(asyncio.Protocol):
         drained, self._drained = self._drained, None
         if drained is not None and not drained.done():
             drained.set_result(None)
-        self._resume_reading()
+        if self._exchange is None:
+            self._go_on()
+        elif len(self._ahead) <= _MOST_AHEAD:
+            self._resume_reading()
 
     def _pause_reading(self) -> None:
         if self.transport is not None and not self.transport.is_closing():

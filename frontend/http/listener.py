@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from .connection import Connection
 from .long_way import LongWay
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .direct import Direct
     from .middlewares import Guard
 
@@ -68,14 +71,20 @@ class Listener(web.Server):
         """Give the answers that are under way ``timeout`` seconds, then close everything."""
         if self._looking is not None:
             self._looking.cancel()
-        deadline = None if timeout is None else monotonic() + timeout
-        while any(each.is_busy for each in self.clients):
-            if deadline is not None and monotonic() > deadline:
-                break
-            await asyncio.sleep(_WATCH)
-        await super().shutdown(timeout)
+        deadline = inf if timeout is None else monotonic() + timeout
+        await self._wait_while(lambda client: client.is_busy, deadline)
+        # For aiohttp no time at all is all the time in the world.
+        left = None if timeout is None else max(_WATCH, deadline - monotonic())
+        await super().shutdown(left)
+        await self._wait_while(lambda client: client.is_sending, deadline)
         for each in list(self.clients):
             each.abort()
+
+    async def _wait_while(self, is_at_work: Callable[[Connection], bool], deadline: float) -> None:
+        while any(map(is_at_work, self.clients)):
+            if monotonic() > deadline:
+                break
+            await asyncio.sleep(_WATCH)
 
     def _look(self) -> None:
         """Close what has been idle for too long, now and again."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import select
 import socket
+from concurrent import futures
 from types import SimpleNamespace
 
 import pytest
@@ -217,6 +220,74 @@ def test_answers_that_nobody_reads_stop_the_reading(house, wait_for):
             if received == len(chunk):
                 assert len(house.engine.jobs) < 50
     assert received <= 50 * 1_001_000
+
+
+def the_client(house):
+    (client,) = (each for listener in house.listeners._listeners for each in listener.clients)
+    return client
+
+
+def test_what_comes_in_the_turn_of_an_answer_stays_behind_what_came_before(house, wait_for):
+    house.engine.held = True
+    second = request(body=b"0123456789", Connection="close")
+    with socket.create_connection(house.listeners.addresses["inference"], timeout=20) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sendall(request(body=b"0"))
+        wait_for(lambda: house.engine.jobs, "the job")
+        client.sendall(second[:-4])
+        wait_for(lambda: the_client(house)._ahead, "the beginning of the second request")
+        house.engine.held = False
+
+        def turn():
+            # When the loop looks next there are both an answer to send and bytes to read.
+            client.sendall(second[-4:])
+            arrived = the_client(house).transport.get_extra_info("socket").fileno()
+            select.select([arrived], [], [], 10)
+            house.loop.call_soon(house.engine.waiting[0], Outcome(body=b"0"))
+
+        house.loop.call_soon_threadsafe(turn)
+        answer = b""
+        while chunk := client.recv(65536):
+            answer += chunk
+    assert answer.count(b"HTTP/1.1 200") == 2
+    assert [bytes(job.parts[0].body) for _, job in house.engine.jobs] == [b"0", b"0123456789"]
+
+
+def test_requests_wait_while_nobody_reads_the_answer_before_them(house, wait_for):
+    house.engine.held = True
+    large = Outcome(body=b"x" * 5_000_000)
+    with socket.create_connection(house.listeners.addresses["inference"], timeout=20) as client:
+        client.sendall(request())
+        wait_for(lambda: house.engine.jobs, "the job")
+        client.sendall(request() * 20 + request(Connection="close"))
+        wait_for(lambda: the_client(house)._ahead, "the requests behind it")
+        house.engine.held, house.engine.answer = False, lambda job: large
+        house.loop.call_soon_threadsafe(house.engine.waiting[0], large)
+        wait_for(lambda: the_client(house).is_sending, "the first answer")
+        for _ in range(10):
+            assert house.ask("GET", "/ping").status == 200
+        assert len(house.engine.jobs) == 1
+        received = 0
+        while chunk := client.recv(1 << 20):
+            received += len(chunk)
+    assert received > 22 * 5_000_000
+    assert len(house.engine.jobs) == 22
+
+
+def test_an_answer_on_its_way_to_a_slow_reader_outlives_the_listener(house, wait_for):
+    house.engine.answer = lambda job: Outcome(body=b"x" * 6_000_000)
+    with socket.create_connection(house.listeners.addresses["inference"], timeout=20) as client:
+        client.sendall(request())
+        wait_for(lambda: house.engine.jobs and the_client(house).is_sending, "the answer")
+        closing = asyncio.run_coroutine_threadsafe(house.listeners.close(), house.loop)
+        wait_for(lambda: the_client(house).transport.is_closing(), "the end of the listener")
+        with pytest.raises(futures.TimeoutError):
+            closing.result(0.2)
+        received = 0
+        while chunk := client.recv(1 << 20):
+            received += len(chunk)
+        assert received > 6_000_000
+        closing.result(20)
 
 
 def heads(limit=1000):
