@@ -107,10 +107,11 @@ class Autoscaler:
         self._reduced_at = None
         share = ceil(seen.ready * seen.oldest / target)
         workers = min(maximum, max(seen.ready + 1, min(2 * seen.ready, share)))
+        what = "targetQueueDelay" if target == self._target else "twice what the handler takes"
         return Decision(
             workers,
             f"requests wait {1000 * seen.oldest:.0f} ms, more than {1000 * target:.0f} "
-            f"(targetQueueDelay), for {late:.1f} s; {seen.busy:g} of {seen.ready} workers are busy",
+            f"({what}), for {late:.1f} s; {seen.busy:g} of {seen.ready} workers are busy",
         )
 
     def _fewer(self, now: float, seen: Observation, target: float, minimum: int) -> Decision | None:

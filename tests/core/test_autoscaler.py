@@ -138,3 +138,11 @@ def test_the_reason_says_what_was_seen():
     assert decision.reason == (
         "requests wait 400 ms, more than 100 (targetQueueDelay), for 1.0 s; 2 of 2 workers are busy"
     )
+
+
+def test_the_reason_names_the_handler_where_it_is_slower_than_the_target():
+    scaler = Autoscaler(0.1, 60.0)
+    seen = Observation(0.9, ready=1, starting=0, busy=1.0, handler_seconds=0.2)
+    decisions = [scaler.decide(at / 2, seen, 1, 3) for at in range(4)]
+    (decision,) = filter(None, decisions)
+    assert "more than 400 (twice what the handler takes), for" in decision.reason

@@ -163,7 +163,7 @@ def test_under_load_there_are_more_workers_up_to_the_maximum():
     driver.boot_all()
     loaded(driver, 10.0)
     assert len(driver.processes) == 3
-    assert "targetQueueDelay" in reasons(driver)[0][2]
+    assert "twice what the handler takes" in reasons(driver)[0][2]
 
 
 def test_without_room_there_are_not_and_the_version_says_so_once_a_minute():
