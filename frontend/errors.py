@@ -47,6 +47,11 @@ from __future__ import annotations
 from .. import FlambeauError
 
 
+def sentence(text: str) -> str:
+    """The text, such that another sentence may follow it."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
 class BadRequestError(FlambeauError):
     """The request cannot be understood; the message names the offending parameter."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 from typing import TYPE_CHECKING
 
-from .errors import DeadlineExceededError, InferenceError, ModelFailedError
+from .errors import DeadlineExceededError, InferenceError, ModelFailedError, sentence
 from .jobs import Outcome
 
 if TYPE_CHECKING:
@@ -41,13 +41,13 @@ def failed(version: Version, now: float) -> ModelFailedError:
     name = f'Model "{version.key[0]}" version {version.key[1]}'
     if version.retry_at is None:
         return ModelFailedError(
-            f"{name} could not be started: {reason} "
+            f"{name} could not be started: {sentence(reason)} "
             "Mend the archive and register it again, or scale it to try once more."
         )
     seconds = max(1, ceil(version.retry_at - now))
     times = f"{version.crashes} times in a row without an answer in between"
     return ModelFailedError(
-        f"{name} is out of order: its workers ended {times}. The last: {reason} "
+        f"{name} is out of order: its workers ended {times}. The last: {sentence(reason)} "
         f"It is tried again in {seconds} s.",
         seconds,
     )

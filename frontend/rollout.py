@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import FlambeauError
-from .errors import BadRequestError, ConflictError, DrainingError, WorkerStartError
+from .errors import BadRequestError, ConflictError, DrainingError, WorkerStartError, sentence
 from .registry import Registry, Reply, start_error
 
 if TYPE_CHECKING:
@@ -132,6 +132,11 @@ class RollingRegistry(Registry):
                 f'Version {version} of model "{name}" is registered already. Make it the default, '
                 "or unregister it first."
             )
+        if registration.initial_workers == 0:
+            raise BadRequestError(
+                f'Model "{name}" would have no worker afterwards, and the archive would not be '
+                "tried. Give initial_workers at least 1, or leave it out."
+            )
         if version == default and registration.keep_old:
             raise BadRequestError(
                 f"The archive has the version that serves, {version}, and only one of them can be "
@@ -160,7 +165,7 @@ class RollingRegistry(Registry):
             rollout.state, rollout.reason = "failed", why
             logger.error("model %s: version %s goes on serving: %s", name, before, why)
             if isinstance(error, FlambeauError):
-                error.message = f"{error.message} Version {before} goes on serving."
+                error.message = f"{sentence(error.message)} Version {before} goes on serving."
             raise
         rollout.state = "done"
         logger.info("model %s: version %s has replaced %s", name, after, before)

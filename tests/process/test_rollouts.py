@@ -111,6 +111,19 @@ def test_an_archive_that_cannot_be_loaded_changes_nothing(
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_a_model_is_not_replaced_by_one_without_workers(
+    server: RealServer, served: tuple[str, Load], version: str
+) -> None:
+    name, load = served
+    url = archive(server, name, version, "new")
+    reply = server.manage("POST", "/models", url=url, replace="true", initial_workers=0)
+    assert reply.status == 400
+    assert "Give initial_workers at least 1" in reply.message
+    load.more(20)
+    assert set(said(load)) == {"old"}
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
 def test_an_archive_that_does_not_pass_its_warm_up_changes_nothing(
     server: RealServer, served: tuple[str, Load], version: str
 ) -> None:
@@ -118,7 +131,7 @@ def test_an_archive_that_does_not_pass_its_warm_up_changes_nothing(
     config = "warmUp: [{file: sample.txt, contentType: text/plain}]"
     reply = replace(server, archive(server, name, version, "picky", REFUSES_CATS, config))
     assert reply.status == 500
-    assert "request 1 of warmUp was answered 503: Prediction failed" in reply.message
+    assert reply.message.endswith("503: Prediction failed. Version 1.0 goes on serving.")
     assert set(said(load)) == {"old"}
 
 
