@@ -30,20 +30,18 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_ahead",
-        "_asked",
         "_body",
         "_direct",
         "_drained",
         "_ends_whole",
         "_exchange",
-        "_is_closing",
         "_is_paused",
-        "_key",
         "_listener",
         "_long_way",
         "_missing",
         "_streaming",
         "idle_since",
+        "is_closing",
         "transport",
     )
 
@@ -60,7 +58,8 @@ class Connection(asyncio.Protocol):
         self._long_way: LongWay | None = None
         self._ends_whole = True
         """What ``_long_way`` has been given ends with the end of a request."""
-        self._is_closing = False
+        self.is_closing = False
+        """It is closed after the answer that is under way."""
         self._is_paused = False
         self._drained: asyncio.Future[None] | None = None
         self._streaming: asyncio.Task[None] | None = None
@@ -121,7 +120,7 @@ class Connection(asyncio.Protocol):
             self._hand_on(data, ends_whole=False)
             return
         end = head.size + head.length
-        is_possible = self.is_idle and len(data) <= end and not self._is_closing
+        is_possible = self.is_idle and len(data) <= end and not self.is_closing
         key = None
         if head.asked is not None and is_possible:
             key = direct.takes(head.asked, is_whole=len(data) == end)
@@ -193,6 +192,7 @@ class Connection(asyncio.Protocol):
                 transport.abort()
         except BaseException:
             stream.abandon()
+            self.abort()
             raise
         if self._exchange is not None:
             self._exchange.end()
@@ -206,7 +206,7 @@ class Connection(asyncio.Protocol):
         transport = self.transport
         if transport is None:
             return
-        if self._is_closing or not keep_alive:
+        if self.is_closing or not keep_alive:
             transport.close()
         elif self._ahead:
             # Not at once: this is called in the middle of the engine's work.
@@ -214,7 +214,7 @@ class Connection(asyncio.Protocol):
 
     def _go_on(self) -> None:
         """The client may have sent more than one request: go on if it reads the answers."""
-        if self._exchange is not None or self._is_paused or self._is_closing:
+        if self._exchange is not None or self._is_paused or self.is_closing:
             return
         data, self._ahead = self._ahead, b""
         self._resume_reading()
@@ -254,7 +254,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close it, after the answer that is under way."""
-        self._is_closing = True
+        self.is_closing = True
         if self._exchange is not None:
             return
         if self._long_way is not None:

@@ -48,6 +48,8 @@ class Client(Protocol):
 
     @property
     def transport(self) -> asyncio.Transport | None: ...
+    @property
+    def is_closing(self) -> bool: ...
 
     def answer(self, data: bytes, *, keep_alive: bool) -> None:
         """Send this, and wait for the next request or close."""
@@ -149,7 +151,8 @@ class Exchange:
         guard.note(self._asked, transport, self._status, self._started, self._identity)
 
     def _answer(self, outcome: Outcome) -> None:
-        keep_alive = self._asked.keep_alive and not self._direct.guard.ends_connections
+        ends = self._direct.guard.ends_connections or self._client.is_closing
+        keep_alive = self._asked.keep_alive and not ends
         self._status = outcome.status
         try:
             if outcome.stream is not None:
