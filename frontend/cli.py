@@ -19,6 +19,7 @@ _COMMANDS = {
     "scan": ".cli_scan:scan",
     "models": ".cli_models:models",
     "predict": ".cli_models:predict",
+    "bench": ".cli_bench:bench",
     "handler": ".cli_handler:handler",
     "keys": ".cli_keys:keys",
     "config": ".cli_config:config",

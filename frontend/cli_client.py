@@ -60,9 +60,8 @@ class Server:
         self._wants_cert = url.startswith("https:") and cert is None
         self.url = _reachable(url)
         self._base = "http://localhost" if self.url.startswith("unix:") else self.url
-        self._opener = urllib.request.build_opener(
-            _KeepErrors, *_handlers(self.url, cacert, pinned, cert)
-        )
+        self.context = _trust(cacert, pinned, cert) if self.url.startswith("https:") else None
+        self._opener = urllib.request.build_opener(_KeepErrors, *_handlers(self.url, self.context))
 
     def send(
         self,
@@ -200,14 +199,12 @@ class _UnixHandler(urllib.request.HTTPHandler):
         return self.do_open(connect, request)
 
 
-def _handlers(
-    url: str, cacert: str | None, pinned: str | None, cert: str | None
-) -> list[urllib.request.BaseHandler]:
+def _handlers(url: str, context: ssl.SSLContext | None) -> list[urllib.request.BaseHandler]:
     if url.startswith("unix:"):
         return [_UnixHandler(url[len("unix:") :]), urllib.request.ProxyHandler({})]
     handlers: list[urllib.request.BaseHandler] = [*_proxies(url)]
-    if url.startswith("https:"):
-        handlers.append(urllib.request.HTTPSHandler(context=_trust(cacert, pinned, cert)))
+    if context is not None:
+        handlers.append(urllib.request.HTTPSHandler(context=context))
     return handlers
 
 

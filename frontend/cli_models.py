@@ -52,7 +52,7 @@ def _management_options(command: _Command) -> _Command:
         cert: str | None,
         **options: Any,
     ) -> None:
-        command(server=_server("management", management, cacert, key, cert), **options)
+        command(server=find_server("management", management, cacert, key, cert), **options)
 
     return with_server  # type: ignore[return-value]
 
@@ -203,7 +203,7 @@ def predict(
         raise click.UsageError("Give the input: either --input FILE or --json TEXT.")
     body, guess = read_input(str(input_file)) if json_text is None else _checked_json(json_text)
     path = "/".join(quote(part, safe="") for part in ("predictions", model, version) if part)
-    with _server("inference", url, cacert, key, cert).send(
+    with find_server("inference", url, cacert, key, cert).send(
         "POST", f"/{path}", body=body, content_type=content_type or guess
     ) as response:
         _print_body(response)
@@ -213,7 +213,7 @@ def predict(
             ctx.exit(1)
 
 
-def _server(
+def find_server(
     listener: str, url: str | None, cacert: str | None, key: str | None, cert: str | None
 ) -> Server:
     """The one at ``url``; without that, the only one on record that runs here.

@@ -83,13 +83,20 @@ LAYERS = [
     "frontend.cli_restart",
     "frontend.cli_status frontend.cli_torchserve",
     "frontend.cli_models",
-    "frontend.cli_handler",
+    "frontend.bench",
+    "frontend.cli_handler frontend.cli_bench",
     "frontend.cli",
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
 # Within these packages modules may import each other, without cycles.
-PACKAGES = ("worker.compat", "handlers", "frontend.http", "frontend.grpc")
+PACKAGES = ("worker.compat", "handlers", "frontend.http", "frontend.grpc", "frontend.bench")
 PURE = (
+    "bench.answers",
+    "bench.histogram",
+    "bench.report",
+    "bench.requests",
+    "bench.schedule",
+    "bench.tally",
     "workflow_run",
     "ranks",
     "server_timing",
