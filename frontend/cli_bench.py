@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import re
 import ssl
 import sys
@@ -15,6 +17,7 @@ import click
 from .bench.measuring import Plan, measure
 from .bench.report import Load, as_json, as_text
 from .bench.requests import BenchError, Body, Requests, Target, parse_header, parse_method
+from .bench.tally import Tally
 from .cli_client import Server
 from .cli_models import find_server, read_input
 from .cli_status import cert_option, key_option
@@ -22,8 +25,21 @@ from .cli_status import cert_option, key_option
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+
+class _Number(click.FloatRange):
+    """Not ``nan``, which is neither below nor above anything."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
+
+
 _POSITIVE = click.IntRange(min=1)
-_SECONDS = click.FloatRange(min=0, min_open=True, max=1e6)
+_SECONDS = _Number(min=0, min_open=True, max=1e6)
 _DURATION = 10.0
 _CONNECTIONS = 8
 _MOST_CONNECTIONS = 1000
@@ -36,7 +52,7 @@ _STATUS = re.compile(r"[1-5](\d\d|xx)")
 @click.option("--connections", "-c", type=_POSITIVE, metavar="N", help="Connections.  [default: 8]")
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0, min_open=True, max=1e6),
+    type=_Number(min=0, min_open=True, max=1e6),
     metavar="R",
     help="Requests per second, whether those before are answered or not.",
 )
@@ -46,7 +62,7 @@ _STATUS = re.compile(r"[1-5](\d\d|xx)")
 @click.option("--requests", "-n", "count", type=_POSITIVE, metavar="N", help="Requests to send.")
 @click.option(
     "--warm-up",
-    type=click.FloatRange(min=0, max=1e6),
+    type=_Number(min=0, max=1e6),
     default=0.0,
     metavar="S",
     help="Seconds of load before, which do not count.",
@@ -120,7 +136,7 @@ def bench(
         plan,
         requests,
         context,
-        is_expected,
+        functools.partial(Tally, is_expected),
         lambda line: None if is_silent else click.echo(line, err=True),
     )
     load = Load(str(requests.target), requests.method, plan.words())

@@ -11,13 +11,12 @@ import signal
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .connection import Dialer
 from .loops import ClosedLoop, OpenLoop
 from .report import progress
 from .schedule import arrivals
-from .tally import Tally
 
 if TYPE_CHECKING:
     import ssl
@@ -25,7 +24,9 @@ if TYPE_CHECKING:
 
     from .loops import Loop
     from .requests import Requests
+    from .tally import Tally
 
+_Tally = TypeVar("_Tally", bound="Tally")
 _LOOK = 0.1
 """Seconds between two looks at what has had its time."""
 
@@ -56,18 +57,18 @@ def measure(
     plan: Plan,
     requests: Requests,
     context: ssl.SSLContext | None,
-    is_expected: Callable[[int], bool],
+    make_tally: Callable[[float, float], _Tally],
     say: Callable[[str], None],
-) -> Tally:
+) -> _Tally:
     """Make the load and wait for its answers, or for Ctrl-C; raises BenchError.
 
-    ``say`` gets a line about each second.
+    ``make_tally`` gets the first and the last time that counts, ``say`` a line about each second.
     """
     _allow_connections(plan.connections)
     loop = _new_event_loop()
     gc.freeze()
     try:
-        return loop.run_until_complete(_measure(plan, requests, context, is_expected, say))
+        return loop.run_until_complete(_measure(plan, requests, context, make_tally, say))
     finally:
         gc.unfreeze()
         loop.run_until_complete(loop.shutdown_default_executor())
@@ -78,14 +79,14 @@ async def _measure(
     plan: Plan,
     requests: Requests,
     context: ssl.SSLContext | None,
-    is_expected: Callable[[int], bool],
+    make_tally: Callable[[float, float], _Tally],
     say: Callable[[str], None],
-) -> Tally:
+) -> _Tally:
     dialer = Dialer(requests.target.base, context, requests.method != "HEAD")
     await dialer.find()
     first = time.monotonic() + plan.warm_up
     last = math.inf if plan.duration is None else first + plan.duration
-    tally = Tally(is_expected, first, last)
+    tally = make_tally(first, last)
     load = _loop(plan, requests, dialer, tally)
     with _interruptible(load.stop):
         try:
