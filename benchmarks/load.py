@@ -1,4 +1,4 @@
-"""Load on one URL over a number of connections: wrk where it is installed, else our own client.
+"""Load on one URL over a number of connections: wrk where it is installed, else `flambeau bench`.
 
 Both run as a process of their own, keep every connection open, have one request under way on each,
 and report the same figures.
@@ -96,9 +96,11 @@ class Load:
                 command += ["-H", f"Authorization: Bearer {target.key}"]
             command += ["-s", str(HERE / "wrk.lua"), target.url]
             return [*command, "--", str(target.body), target.content_type]
-        command = [sys.executable, str(HERE / "client.py"), target.url, str(target.body)]
-        key = [] if target.key is None else [target.key]
-        return [*command, target.content_type, str(connections), str(seconds), *key]
+        command = [sys.executable, "-m", "flambeau.frontend.cli", "bench", target.url]
+        command += ["--data", f"@{target.body}", "--content-type", target.content_type]
+        command += [f"--connections={connections}", f"--duration={seconds}", "--timeout=10"]
+        command += [] if target.key is None else ["--key", target.key]
+        return [*command, "--allow-errors", "--json"]
 
     @staticmethod
     def _run(command: list[str], seconds: float) -> dict[str, Any]:
@@ -110,6 +112,22 @@ class Load:
             raise BenchmarkError(f"{command[0]} did not end.") from exc
         if done.returncode != 0:
             raise BenchmarkError(f"{command[0]} failed: {(done.stderr or done.stdout).strip()}")
+        if command[0] != "wrk":
+            return _translated(json.loads(done.stdout))
         # The report is the last line; wrk prints tables of its own before it.
         report: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
         return report
+
+
+def _translated(report: dict[str, Any]) -> dict[str, Any]:
+    """What flambeau bench says, in wrk.lua's words."""
+    errors = {what: kind["count"] for what, kind in report["failures"].items()}
+    others = sum(kind["count"] for kind in report["statuses"].values())
+    latency = report["latency"] or {"p50": 0.0, "p99": 0.0}
+    return {
+        "requests": round(report["requestsPerSecond"] * report["seconds"]) + others,
+        "seconds": report["seconds"],
+        "p50_ms": latency["p50"],
+        "p99_ms": latency["p99"],
+        "errors": {**errors, "answers that are not 2xx": others},
+    }

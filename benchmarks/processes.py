@@ -56,6 +56,11 @@ def end(process: subprocess.Popen[bytes]) -> None:
                 process.wait()
 
 
+def percentile(ordered: list[float], share: float) -> float:
+    """The value below which ``share`` of the sorted values lie; 0 where there are none."""
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
+
+
 def read_json_line(fd: int, timeout: float, who: str) -> dict[str, Any]:
     """One line of JSON from a pipe; BenchmarkError if it does not come."""
     deadline = time.monotonic() + timeout

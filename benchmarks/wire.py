@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import zmq
-from client import percentile
-from processes import BenchmarkError, companion
+from processes import BenchmarkError, companion, percentile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
