@@ -72,12 +72,16 @@ class AnswerParser:
 
     def feed(self, data: bytes) -> Answer | None:
         """The answer, once it is whole; raises NotHttpError."""
-        self._size += len(data)
         if self._head is None:
+            if not self._buffer and (answer := self._at_once(data)) is not None:
+                return answer
+            self._size += len(data)
             rest = self._take_head(self._buffer + data if self._buffer else data)
             if rest is None:
                 return None
             data = rest
+        else:
+            self._size += len(data)
         if self._chunks is not None:
             return self._take_chunks(self._chunks, data)
         if self._left is None:
@@ -88,6 +92,26 @@ class AnswerParser:
         self._left -= len(data)
         self._keep(data)
         return None if self._left else self._whole()
+
+    def _at_once(self, data: bytes) -> Answer | None:
+        """The answer, if it is of the most usual kind; all else is left to the rest of the code.
+
+        A load is mostly such answers, and what they cost is missing to the load.
+        """
+        end = data.find(b"\r\n\r\n")
+        head = data[: end + 2]
+        match = _HEAD.fullmatch(head) if end > 0 and self._has_body else None
+        if match is None:
+            return None
+        version, code = match.groups()
+        fields = _FRAMING.findall(head.lower())
+        if version == b"0" or code < b"200" or code in (b"204", b"304") or len(fields) != 1:
+            return None
+        name, value = fields[0]
+        body = data[end + 4 :]
+        if name != b"content-length" or value != b"%d" % len(body):
+            return None
+        return Answer(int(code), head, body[:KEPT], len(data), True, False)
 
     def end(self) -> Answer | None:
         """The connection ended; the answer, if that is how it ends."""

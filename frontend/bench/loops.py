@@ -58,7 +58,7 @@ class Loop(ABC):
         """Begin to send."""
 
     @abstractmethod
-    def _is_free(self, connection: Connection) -> None:
+    def _is_free(self, connection: Connection, now: float) -> None:
         """It may take another request."""
 
     @abstractmethod
@@ -73,11 +73,12 @@ class Loop(ABC):
             self._tally.answer(answer, due, now, first_chunk)
             self._pending -= 1
         if answer.keeps_alive and self._keeps_alive:
-            self._is_free(connection)
+            self._is_free(connection, now)
         else:
             connection.close()
             self._forget(connection)
-        self.look(now)
+        if not self._pending:
+            self.look(now)
 
     def broke(self, connection: Connection, what: str, message: str) -> None:
         due, connection.due = connection.due, None
@@ -179,8 +180,7 @@ class ClosedLoop(Loop):
         for _ in range(self._count):
             self._spawn(None, None)
 
-    def _is_free(self, connection: Connection) -> None:
-        now = time.monotonic()
+    def _is_free(self, connection: Connection, now: float) -> None:
         if self._has_more(now):
             connection.send(self._take(now), now)
 
@@ -250,7 +250,7 @@ class OpenLoop(Loop):
         else:
             self._waiting.append((due, request))
 
-    def _is_free(self, connection: Connection) -> None:
+    def _is_free(self, connection: Connection, now: float) -> None:
         if self._waiting:
             due, request = self._waiting.popleft()
             connection.send(request, due)
