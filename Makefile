@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check bench contract-oracle chaos fuzz audit protos clean distclean
+.PHONY: help demo test check bench bench-peers contract-oracle chaos fuzz audit protos clean distclean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 18
@@ -31,6 +31,10 @@ check: .make/test ## Format, lint, types and import layers
 bench: .make/test ## Measure throughput and latency on this machine
 	@test -f benchmarks/run.py || { echo "benchmarks/run.py is not there: nothing to measure." >&2; exit 1; }
 	@$(BIN)/python benchmarks/run.py
+
+PEERS_OPTIONS ?=
+bench-peers: .make/test ## Measure flambeau beside other servers (PEERS_OPTIONS='--help')
+	@$(BIN)/python benchmarks/bench_peers.py $(PEERS_OPTIONS)
 
 ORACLE_VENV ?= .make/oracle
 contract-oracle: .make/test ## Ask the real TorchServe what the contract says of it (needs Java)

@@ -1,11 +1,13 @@
 """Requests that come when they come, whatever became of those before: an open loop.
 
-    python open_loop.py URL BODY_FILE CONTENT_TYPE RATE SETTLE SECONDS SEED [HEADER ...]
+    python open_loop.py URL BODY_FILE CONTENT_TYPE RATE SETTLE SECONDS SEED
+                        [--any-answer] [HEADER ...]
 
 Arrivals are a Poisson process of RATE per second, made by what `flambeau bench` is made of; here
 answers and refusals are looked at, too. Nothing of the first SETTLE seconds counts, in which queues
 become what they are in the long run. Prints one line of JSON: counts, latencies in milliseconds,
-and how late the client itself was at most.
+and how late the client itself was at most. An answer is right if it is the body that was sent;
+with --any-answer all are that are 200.
 """
 
 from __future__ import annotations
@@ -33,21 +35,22 @@ _REFUSALS = (429, 503)
 _PATIENCE = 30.0
 """Seconds after it was due in which an answer must have come."""
 _MOST_CONNECTIONS = 10_000
+ANY_ANSWER = "--any-answer"
 
 
 class Verdicts(Tally):
-    """What became of the requests, whose answers are to be ``body``."""
+    """What became of the requests, whose answers are to be ``body``; None if any will do."""
 
-    def __init__(self, body: bytes, first: float, last: float) -> None:
+    def __init__(self, body: bytes | None, first: float, last: float) -> None:
         super().__init__(lambda status: status == 200, first, last)
         self.wrong = 0
         self.reasons: Counter[str] = Counter()
         self.without_retry_after = 0
-        self._body = body[:KEPT]
+        self._body = None if body is None else body[:KEPT]
 
     def answer(self, answer: Answer, due: float, now: float, first_chunk: float) -> None:
         is_counted = due >= self.first
-        if answer.status == 200 and answer.body != self._body:
+        if answer.status == 200 and self._body not in (None, answer.body):
             self.wrong += is_counted
             return
         if answer.status in _REFUSALS and is_counted:
@@ -87,8 +90,9 @@ def _summary(times: Histogram) -> dict[str, float]:
 
 def main() -> int:
     url, file, content_type, rate, settle, seconds, seed, *headers = sys.argv[1:]
+    takes_any = headers[:1] == [ANY_ANSWER]
     body = Path(file).read_bytes()
-    lines = [parse_header(line) for line in headers]
+    lines = [parse_header(line) for line in headers[takes_any:]]
     requests = Requests(Target.parse(url), "POST", [Body(body, content_type)], lines)
     plan = Plan(
         _MOST_CONNECTIONS,
@@ -99,7 +103,8 @@ def main() -> int:
         timeout=_PATIENCE,
         goes_on=True,
     )
-    tally = measure(plan, requests, None, functools.partial(Verdicts, body), lambda line: None)
+    wanted = None if takes_any else body
+    tally = measure(plan, requests, None, functools.partial(Verdicts, wanted), lambda line: None)
     print(tally.report(float(seconds)))
     return 0
 

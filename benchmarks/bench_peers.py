@@ -1,0 +1,193 @@
+"""Measures flambeau and other servers in turn: same models, same weights, same client.
+
+    make bench-peers                           (or: python benchmarks/bench_peers.py)
+
+Each server gets a Python environment of its own under .make/peers, made the first time. In each
+round, for each workload, one server after the other is started, asked and ended; the order shifts
+from round to round. Progress goes to standard error, the report (Markdown) to standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from echo import say
+from load import TOOLS, Load
+from peers.commands import SERVERS
+from peers.environments import install, python_of
+from peers.report import Results, markdown, put
+from peers.servers import serving
+from peers.windows import Turn, measure
+from peers.workloads import WORKLOADS, references, write_bodies
+from processes import HERE, BenchmarkError, OtherWork
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from peers.workloads import Workload
+
+PAGE = HERE.parent / "docs" / "benchmarks.md"
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    # Whoever ends the benchmark must not leave a server behind: SystemExit runs all cleanup.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    started = time.monotonic()
+    try:
+        results = measure_all(arguments)
+        report = markdown(results)
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(dataclasses.asdict(results), indent=1) + "\n")
+        if arguments.write is not None:
+            pictures = write_plots(results, arguments.write.parent)
+            put("\n\n".join([report, *pictures]), arguments.write)
+    except (BenchmarkError, OSError, ValueError) as exc:
+        print(f"\nThe benchmark failed: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nThe benchmark was interrupted.", file=sys.stderr)
+        return 130
+    say(f"Done in {time.monotonic() - started:.0f} s.")
+    print(report)
+    return 0
+
+
+def write_plots(results: Results, folder: Path) -> list[str]:
+    """Draw SVG files into the folder; the lines that show them, or that there are none."""
+    try:
+        install("plots")
+    except BenchmarkError as exc:
+        say(f"SKIPPED plots: {exc}")
+        return ["No plots: matplotlib could not be installed."]
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as figures:
+        json.dump(dataclasses.asdict(results), figures)
+        figures.flush()
+        script = HERE / "peers" / "plots.py"
+        command = [str(python_of("plots")), str(script), figures.name, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BenchmarkError(f"plots.py failed: {done.stderr.strip()}")
+    return [f"![{Path(each).stem}]({each})" for each in done.stdout.split()]
+
+
+def measure_all(arguments: argparse.Namespace) -> Results:
+    """All rounds, in one temporary folder that is gone afterwards."""
+    results = Results(tool=Load(arguments.client).tool)
+    servers = installed(arguments.peers, results)
+    with tempfile.TemporaryDirectory(prefix="fl-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        write_bodies(folder)
+        found = references(folder, arguments.blocks)
+        results.ceilings = {each: found[each].ceiling for each in arguments.workloads}
+        for number in range(1, arguments.rounds + 1):
+            for each in arguments.workloads:
+                say(f"Round {number} of {arguments.rounds}, {each}")
+                shift = (number - 1) % len(servers)
+                for server in servers[shift:] + servers[:shift]:
+                    take_turn(arguments, results, server, found[each], number, folder)
+    return results
+
+
+def installed(names: list[str], results: Results) -> list[str]:
+    """Those whose environment is there; why the others are left out stands in the report."""
+    there = []
+    for name in names:
+        try:
+            install(name)
+            there.append(name)
+        except BenchmarkError as exc:
+            results.problems.append(f"{name} left out: {exc}")
+            say(f"SKIPPED {results.problems[-1]}")
+    if not there:
+        raise BenchmarkError("none of the servers can be installed.")
+    return there
+
+
+def take_turn(
+    arguments: argparse.Namespace,
+    results: Results,
+    server: str,
+    workload: Workload,
+    number: int,
+    folder: Path,
+) -> None:
+    """Start a server, measure it, end it."""
+    turn = Turn(server, workload.name, number, results.samples, results.problems)
+    home = folder / server
+    work = OtherWork()
+    try:
+        with serving(server, workload, arguments.blocks, home) as running:
+            measure(
+                turn,
+                running,
+                Load(arguments.client),
+                arguments.connections,
+                arguments.seconds,
+                arguments.warm_up,
+                not arguments.no_open_loop,
+            )
+    except BenchmarkError as exc:
+        turn.fail(str(exc))
+        print(exc, file=sys.stderr)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    turn.add("other work", work.cores())
+    rates = [each for each in results.samples if each.what == "rate" and each.server == server]
+    if rates and rates[-1].workload == workload.name and rates[-1].number == number:
+        say(f"    {server}: {rates[-1].value:,.0f} requests/s at {rates[-1].at} connections")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure flambeau beside other servers.")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of each window")
+    parser.add_argument("--warm-up", type=float, default=3.0, help="load that does not count")
+    parser.add_argument("--peers", type=_names(SERVERS), default=list(SERVERS))
+    parser.add_argument("--workloads", type=_names(WORKLOADS), default=["echo", "mlp", "conv"])
+    parser.add_argument("--connections", type=_numbers, default=[1, 8, 32, 64, 512])
+    parser.add_argument("--blocks", type=int, default=14, help="depth of the convolutional model")
+    parser.add_argument("--no-open-loop", action="store_true")
+    parser.add_argument("--client", choices=TOOLS, help="load generator (default: wrk if there)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        nargs="?",
+        const=PAGE,
+        metavar="PAGE",
+        help="put the report and plots into PAGE (default: docs/benchmarks.md)",
+    )
+    return parser.parse_args()
+
+
+def _names(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """Reads a list with commas; all of it must be known."""
+
+    def read(text: str) -> list[str]:
+        names = text.split(",")
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            message = f"{', '.join(unknown)}: not one of {', '.join(known)}"
+            raise argparse.ArgumentTypeError(message)
+        return names
+
+    return read
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(each) for each in text.split(",")]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,165 @@
+"""How each server is set up and started."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import yaml
+from processes import HERE
+
+from peers.environments import python_of
+from peers.sizes import BATCHES
+from peers.workloads import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from peers.workloads import Workload
+
+Command = list[object]
+_SHARED = ("peers/answers.py", "peers/sizes.py", "conv_handler.py")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server runs. The first of its ports is the one that is asked."""
+
+    server: str
+    folder: Path
+    workload: str
+    blocks: int
+    ports: tuple[int, ...]
+
+    def copy(self, script: str, into: Path | None = None) -> None:
+        """What serves, and the models beside it."""
+        for each in (*_SHARED, f"peers/{script}"):
+            shutil.copy(HERE / each, into or self.folder)
+
+    def batch(self) -> tuple[int, int]:
+        """Batch size, and the delay in milliseconds."""
+        return BATCHES.get(self.workload, (1, 0))
+
+    def command(self, name: str) -> Path:
+        """A command of the server's environment."""
+        return python_of(self.server).with_name(name)
+
+    def environ(self) -> dict[str, str]:
+        """Nothing of the caller's configuration, no GPU, one thread; all files in the folder."""
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("TS_", "FLAMBEAU_", "MOSEC_", "MLSERVER_", "BENTOML_", "RAY_"))
+        }
+        commands, others = python_of(self.server).parent, os.environ.get("PATH", os.defpath)
+        temporary = self.folder / "tmp"
+        temporary.mkdir(exist_ok=True)
+        return {
+            **inherited,
+            "PATH": f"{commands}{os.pathsep}{others}",
+            "PYTHONPATH": str(self.folder),
+            "TEMP": str(temporary),
+            "TMPDIR": str(temporary),
+            "HOME": str(self.folder),
+            "WORKLOAD": self.workload,
+            "BLOCKS": str(self.blocks),
+            "PORT": str(self.ports[0]),
+            "PORTS": ",".join(map(str, self.ports)),
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+
+
+@dataclass(frozen=True)
+class Server:
+    """``prepare`` writes what a server needs and answers its command; ``words`` are how to ask."""
+
+    path: str
+    prepare: Callable[[Place], Command]
+    words: Callable[[Workload], tuple[bytes, str]] = plain
+
+
+def _model_directory(place: Place) -> None:
+    """The same for flambeau and TorchServe: one worker, the same handler."""
+    model = place.folder / "store" / "peer"
+    (model / "MAR-INF").mkdir(parents=True)
+    place.copy("handler.py", model)
+    manifest = {
+        "runtime": "python",
+        "model": {
+            "modelName": "peer",
+            "modelVersion": "1.0",
+            "handler": "handler.py",
+            "configFile": "model-config.yaml",
+        },
+    }
+    size, delay = place.batch()
+    config = {
+        "minWorkers": 1,
+        "maxWorkers": 1,
+        "batchSize": size,
+        "maxBatchDelay": delay,
+        # So that none is refused at 512 connections.
+        "jobQueueSize": 2000,
+        "handler": {"workload": place.workload, "blocks": place.blocks},
+    }
+    (model / "MAR-INF" / "MANIFEST.json").write_text(json.dumps(manifest))
+    (model / "model-config.yaml").write_text(yaml.safe_dump(config))
+
+
+def _flambeau(place: Place) -> Command:
+    _model_directory(place)
+    command: Command = [place.command("flambeau"), "start", "--model-store", "store"]
+    command += ["--models", "peer=peer", "--run-dir", "run"]
+    for api, port in zip(("inference", "management", "metrics"), place.ports, strict=False):
+        command += [f"--{api}-address", f"http://127.0.0.1:{port}"]
+    return command
+
+
+def _torchserve(place: Place) -> Command:
+    _model_directory(place)
+    values: dict[str, object] = {
+        f"{api}_address": f"http://127.0.0.1:{port}"
+        for api, port in zip(("inference", "management", "metrics"), place.ports, strict=False)
+    }
+    values |= {
+        "grpc_inference_port": place.ports[3],
+        "grpc_management_port": place.ports[4],
+        "initial_worker_port": place.ports[5],
+        "default_workers_per_model": 1,
+        "number_of_gpu": 0,
+        "max_request_size": 10**8,
+        # Its collector is a process every minute, which would disturb the others' windows.
+        "disable_system_metrics": "true",
+    }
+    lines = [f"{key}={value}\n" for key, value in values.items()]
+    (place.folder / "config.properties").write_text("".join(lines))
+    command: Command = [place.command("torchserve"), "--start", "--foreground", "--ncs"]
+    command += ["--model-store", "store", "--models", "peer=peer", "--disable-token-auth"]
+    return [*command, "--ts-config", "config.properties"]
+
+
+def _mosec(place: Place) -> Command:
+    place.copy("serve_mosec.py")
+    command: Command = [place.command("python"), "serve_mosec.py", "--address", "127.0.0.1"]
+    return [*command, "--port", place.ports[0], "--capacity", 2000]
+
+
+def _script(place: Place) -> Command:
+    """All others that need no more than a script."""
+    script = f"serve_{place.server}.py"
+    place.copy(script)
+    return [place.command("python"), script]
+
+
+SERVERS = {
+    "flambeau": Server("/predictions/peer", _flambeau),
+    "mosec": Server("/inference", _mosec),
+    "torchserve": Server("/predictions/peer", _torchserve),
+    "litserve": Server("/predict", _script),
+}
