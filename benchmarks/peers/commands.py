@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sysconfig
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from processes import HERE
 
 from peers.environments import python_of
 from peers.sizes import BATCHES
-from peers.workloads import plain
+from peers.workloads import in_rows, open_inference, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,6 +151,37 @@ def _mosec(place: Place) -> Command:
     return [*command, "--port", place.ports[0], "--capacity", 2000]
 
 
+def _mlserver(place: Place) -> Command:
+    place.copy("serve_mlserver.py")
+    size, delay = place.batch()
+    settings = {
+        "host": "127.0.0.1",
+        "http_port": place.ports[0],
+        "grpc_port": place.ports[1],
+        "metrics_port": place.ports[2],
+        "parallel_workers": 1,
+        "debug": False,
+    }
+    model: dict[str, object] = {"name": "peer", "implementation": "serve_mlserver.Peer"}
+    if size > 1:
+        model |= {"max_batch_size": size, "max_batch_time": delay / 1000}
+    (place.folder / "settings.json").write_text(json.dumps(settings))
+    (place.folder / "model-settings.json").write_text(json.dumps(model))
+    return [place.command("mlserver"), "start", place.folder]
+
+
+def _bentoml(place: Place) -> Command:
+    place.copy("serve_bentoml.py")
+    command: Command = [place.command("bentoml"), "serve", "serve_bentoml:Peer"]
+    return [*command, "--host", "127.0.0.1", "--port", place.ports[0]]
+
+
+def _pytriton(place: Place) -> Command:
+    """Its stub is linked to libpython, and must find that of the interpreter it is used from."""
+    libraries = sysconfig.get_config_var("LIBDIR")
+    return ["env", f"LD_LIBRARY_PATH={libraries}", *_script(place)]
+
+
 def _script(place: Place) -> Command:
     """All others that need no more than a script."""
     script = f"serve_{place.server}.py"
@@ -162,4 +194,8 @@ SERVERS = {
     "mosec": Server("/inference", _mosec),
     "torchserve": Server("/predictions/peer", _torchserve),
     "litserve": Server("/predict", _script),
+    "mlserver": Server("/v2/models/peer/infer", _mlserver, open_inference),
+    "bentoml": Server("/peer", _bentoml, in_rows),
+    "ray": Server("/", _script),
+    "pytriton": Server("/v2/models/peer/infer", _pytriton, open_inference),
 }

@@ -15,7 +15,7 @@ from models import IMAGE_SHAPE
 from processes import HERE, BenchmarkError
 
 from peers.environments import python_of
-from peers.sizes import RAW
+from peers.sizes import BATCHES, RAW
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,6 +86,15 @@ def in_json(workload: Workload) -> tuple[bytes, str]:
     return _values([base64.b64encode(workload.body).decode()]), "application/json"
 
 
+def in_rows(workload: Workload) -> tuple[bytes, str]:
+    """The same as a batch of one, where a batched model is asked for a batch."""
+    content, content_type = in_json(workload)
+    if workload.name not in BATCHES:
+        return content, content_type
+    rows = [json.loads(content)["values"]]
+    return json.dumps({"values": rows}).encode(), content_type
+
+
 def open_inference(workload: Workload) -> tuple[bytes, str]:
     """In the Open Inference Protocol (V2)."""
     content = json.loads(in_json(workload)[0])["values"]
@@ -98,11 +107,22 @@ def open_inference(workload: Workload) -> tuple[bytes, str]:
     return json.dumps({"inputs": [tensor]}).encode(), "application/json"
 
 
+def _numbers(answer: Any) -> list[float]:
+    """Some answer ``{"answer": [...]}``, some V2, some a list, or a list of one of them."""
+    if isinstance(answer, list):
+        found: list[float] = answer[0] if isinstance(answer[0], list) else answer
+    elif "outputs" in answer:
+        found = answer["outputs"][0]["data"]
+    else:
+        found = answer["answer"]
+    return found
+
+
 def check(workload: Workload, content: bytes) -> None:
     """BenchmarkError if this is not the right answer."""
     try:
         answer = json.loads(content)
-        found = answer["outputs"][0]["data"] if "outputs" in answer else answer["answer"]
+        found = _numbers(answer)
     except (ValueError, LookupError, TypeError) as exc:
         raise BenchmarkError(f"the answer makes no sense: {content[:200]!r}") from exc
     wanted = workload.answer
