@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Command = list[object]
 _SHARED = ("peers/answers.py", "peers/sizes.py", "conv_handler.py")
+_LARGEST = 10**8
+"""Bytes of a request, where a server has a limit."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def _model_directory(place: Place) -> None:
 
 def _flambeau(place: Place) -> Command:
     _model_directory(place)
-    command: Command = [place.command("flambeau"), "start", "--model-store", "store"]
+    command: Command = ["env", f"FLAMBEAU_MAX_REQUEST_SIZE={_LARGEST}", place.command("flambeau")]
+    command += ["start", "--model-store", "store"]
     command += ["--models", "peer=peer", "--run-dir", "run"]
     for api, port in zip(("inference", "management", "metrics"), place.ports, strict=False):
         command += [f"--{api}-address", f"http://127.0.0.1:{port}"]
@@ -134,7 +137,7 @@ def _torchserve(place: Place) -> Command:
         "initial_worker_port": place.ports[5],
         "default_workers_per_model": 1,
         "number_of_gpu": 0,
-        "max_request_size": 10**8,
+        "max_request_size": _LARGEST,
         # Its collector is a process every minute, which would disturb the others' windows.
         "disable_system_metrics": "true",
     }

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-_PATIENCE = 90.0
+_PATIENCE = 60.0
 _STOP_PATIENCE = 6.0
 _POLL = 0.01
 T = TypeVar("T")
