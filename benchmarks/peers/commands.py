@@ -151,7 +151,8 @@ def _torchserve(place: Place) -> Command:
 def _mosec(place: Place) -> Command:
     place.copy("serve_mosec.py")
     command: Command = [place.command("python"), "serve_mosec.py", "--address", "127.0.0.1"]
-    return [*command, "--port", place.ports[0], "--capacity", 2000]
+    command += ["--port", place.ports[0], "--capacity", 2000]
+    return [*command, "--max-request-size", _LARGEST]
 
 
 def _mlserver(place: Place) -> Command:

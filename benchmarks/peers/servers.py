@@ -93,7 +93,8 @@ def _first_answer(name: str, process: subprocess.Popen[bytes], target: Target, l
         try:
             return call("POST", target.url, body, target.content_type)
         except BenchmarkError as exc:
-            if process.poll() is not None or time.monotonic() > deadline:
+            is_too_long = "was answered 413" in str(exc)  # which no wait will change
+            if is_too_long or process.poll() is not None or time.monotonic() > deadline:
                 raise BenchmarkError(f"{name} does not serve: {exc}\n{last_lines(log)}") from exc
         time.sleep(_POLL)
 
