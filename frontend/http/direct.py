@@ -129,6 +129,7 @@ class Exchange:
         self._call = Call(key, job, started)
         self._is_asked = False
         self._status = 0
+        """Of the answer; 0: there is none yet."""
 
     def ask(self, body: bytes) -> None:
         """The body is there: ask for the outcome."""
@@ -151,6 +152,9 @@ class Exchange:
         guard.note(self._asked, transport, self._status, self._started, self._identity)
 
     def _answer(self, outcome: Outcome) -> None:
+        if self._status:
+            # It has been told of a bug, and there is one answer to one request.
+            return
         ends = self._direct.guard.ends_connections or self._client.is_closing
         keep_alive = self._asked.keep_alive and not ends
         self._status = outcome.status

@@ -193,6 +193,22 @@ def test_a_probe_on_the_same_connection_does_not_make_predictions_slow(house, lo
     assert len(long_ways) == 3
 
 
+def test_who_was_told_of_a_bug_gets_no_second_answer(house, wait_for, caplog):
+    def break_down(job):
+        raise RuntimeError("after it was queued")
+
+    house.engine.answer = break_down
+    with socket.create_connection(house.listeners.addresses["inference"], timeout=20) as client:
+        client.sendall(request())
+        assert client.recv(65536).startswith(b"HTTP/1.1 500")
+        house.engine.held = True
+        client.sendall(request())
+        wait_for(lambda: len(house.engine.waiting) == 2, "the second job")
+        house.loop.call_soon_threadsafe(house.engine.waiting[0], Outcome(body=b"late"))
+        house.loop.call_soon_threadsafe(house.engine.waiting[1], Outcome(body=b"right"))
+        assert client.recv(65536).endswith(b"right")
+
+
 def test_a_client_that_leaves_in_the_middle_of_its_body_asks_for_nothing(house, wait_for):
     with socket.create_connection(house.listeners.addresses["inference"], timeout=20) as client:
         client.sendall(request(body=b"hello")[:-2])
