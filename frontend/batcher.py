@@ -3,7 +3,8 @@
 A batch is formed only when a worker can take it. ``fixed`` waits as TorchServe does: up to
 ``max_batch_delay`` from the moment at which a worker could have taken the first request.
 ``adaptive`` waits only while another request is expected before the wait costs more than it saves;
-``Arrivals`` explains how it knows.
+``Arrivals`` explains how it knows. And where several workers are, it leaves a share to each: who
+takes all makes everybody wait for its long batch, while the next worker becomes free at once.
 """
 
 from __future__ import annotations
@@ -21,18 +22,34 @@ NOW = float("-inf")
 """A due time that has always passed."""
 
 
+PATIENCE = 16
+"""Usual gaps of silence after which nobody else is expected. A gap is seldom so long by chance: the
+last of a crowd is let down, and waits for a whole batch, less than once in a hundred times."""
+WORTH = 0.5
+"""The part of a batch's overhead up to which idling for others may cost."""
+MEMORY = 16
+"""About how many of the last gaps and batches count."""
+
+
 @dataclass(slots=True)
 class Arrivals:
-    """What the recent past says about the next request.
+    """What the recent past says about the next request, and what a batch costs.
 
     Clients mostly answer an answer with their next request, so the number of requests in the house
     (waiting or running) just before a batch is answered tells how many clients there are: ``crowd``
-    follows it. As long as fewer are in the house than that, the others are on their way; once all
-    are there, nobody else is expected and waiting is in vain. How long to hold out for the next
-    one, after the last arrival or the last answers, is read from ``gap``, the usual time between
-    arrivals that meet a waiting request, and from ``service``, the time that a batch takes: waiting
-    costs each of the n waiting requests the wait and saves the newcomer about one service time, so
-    more than ``service / n`` never pays.
+    follows it. As long as fewer are in the house than that, others may be on their way; once all
+    are there, nobody else is expected and waiting is in vain. When it was, they have left.
+
+    Whether they come soon is seen whenever the question arises, whatever was done then: ``gap`` is
+    the usual time until the next arrival, where longer than a batch takes counts as that. Clients
+    that ask again at once make it short. Where requests come by themselves it is long, and then
+    who waits for more makes everybody late: the next batch forms while this one is at work.
+
+    What a fuller batch saves is the ``overhead``, the part of a batch's time that does not grow
+    with its size. It is told from how ``service``, the time that a batch takes, goes with the size:
+    the line through both, with older batches counting ever less. Gathering a worker's share of the
+    crowd takes it about a gap for each: that must cost less than a part of the overhead. And a
+    wait costs each of the n waiting requests itself, so more than ``service / n`` never pays.
 
     With one client the crowd is one: nothing waits, whatever the batch size.
     """
@@ -40,36 +57,67 @@ class Arrivals:
     crowd: float = 0.0
     gap: float | None = None
     service: float | None = None
-    _arrival: float = NOW
+    _size: float = 0.0
+    _variance: float = 0.0
+    _covariance: float = 0.0
+    _asked: float | None = None
     _stirred: float = NOW
 
-    def arrived(self, now: float, waiting: int) -> None:
-        """A request came and met ``waiting`` others in the queue."""
-        if waiting and self._arrival != NOW:
-            gap = now - self._arrival
-            self.gap = gap if self.gap is None else self.gap + (gap - self.gap) / 8
-        self._arrival = self._stirred = now
+    @property
+    def overhead(self) -> float:
+        """Seconds that a batch takes whatever its size; all, until sizes have differed."""
+        service = self.service or 0.0
+        if self._variance <= 0.0 or self._covariance <= 0.0:
+            return service
+        return max(0.0, service - self._covariance / self._variance * self._size)
 
-    def answered(self, now: float, seconds: float, crowd: int) -> None:
-        """A batch took ``seconds``; ``crowd`` requests, its own included, were in the house."""
+    def arrived(self, now: float) -> None:
+        """A request came."""
+        if self._asked is not None and self.service is not None:
+            gap = min(now - self._asked, self.service)
+            self.gap = gap if self.gap is None else self.gap + (gap - self.gap) / MEMORY
+        self._asked = None
+        self._stirred = now
+
+    def answered(self, now: float, seconds: float, crowd: int, size: int) -> None:
+        """A batch of ``size`` took ``seconds``; ``crowd``, its own included, were in the house."""
         self._stirred = now
         if crowd >= self.crowd:
             self.crowd = float(crowd)
         else:
             self.crowd -= (self.crowd - crowd) / 4
-        self.service = (
-            seconds if self.service is None else self.service + (seconds - self.service) / 8
-        )
+        if self.service is None:
+            self.service, self._size = seconds, float(size)
+            return
+        larger, longer = size - self._size, seconds - self.service
+        self._size += larger / MEMORY
+        self.service += longer / MEMORY
+        if abs(larger) > 0.01:
+            # Otherwise the sizes are always the same, and what others taught is not to fade.
+            kept = 1 - 1 / MEMORY
+            self._variance = kept * (self._variance + larger * larger / MEMORY)
+            self._covariance = kept * (self._covariance + larger * longer / MEMORY)
 
-    def hold_until(self, waiting: int, running: int, workers: int) -> float:
+    def share(self, waiting: int, running: int, workers: int) -> int:
+        """How many of those in the house, or expected there, each worker gets."""
+        return ceil(max(waiting + running, round(self.crowd)) / workers)
+
+    def hold_until(self, now: float, waiting: int, running: int, workers: int) -> float:
         """The time up to which ``waiting`` requests had better wait for another."""
         expected = round(self.crowd)
-        share = ceil(expected / max(workers, 1))
-        if waiting + running >= expected or waiting >= share:
+        if waiting + running >= expected:
             return NOW
-        if self.gap is None or self.service is None:
+        share = ceil(expected / workers) if workers > 1 else expected
+        if waiting >= share:
             return NOW
-        return self._stirred + min(4 * self.gap, self.service / waiting)
+        if self._asked is None:
+            self._asked = now
+        if self.gap is None or self.service is None or self.gap * share > WORTH * self.overhead:
+            return NOW
+        until = self._stirred + min(PATIENCE * self.gap, self.service / waiting)
+        if until <= now:
+            self.crowd = float(waiting + running)
+        return until
 
 
 class ModelQueue:
@@ -90,6 +138,8 @@ class ModelQueue:
         queue_timeout: float = 0.0,
     ) -> None:
         self.arrivals = Arrivals()
+        self._most: int | None = None
+        """What the next batch may have at most, where others are to have the rest."""
         self._jobs: Line = Fifo()
         self._discipline = FIFO
         self._discarded = 0
@@ -170,7 +220,7 @@ class ModelQueue:
         if len(self._jobs) - self._discarded >= self.capacity:
             return False
         if self.batch_size > 1:
-            self.arrivals.arrived(now, len(self))
+            self.arrivals.arrived(now)
         self._jobs.append(job)
         return True
 
@@ -205,6 +255,8 @@ class ModelQueue:
             self._aggregating_since = None
             return None
         waiting = len(self)
+        if self._adaptive and workers > 1:
+            self._most = self.arrivals.share(waiting, running, workers)
         if (
             waiting >= min(self.batch_size, self.capacity)
             or self.max_batch_delay <= 0
@@ -212,16 +264,16 @@ class ModelQueue:
         ):
             return NOW
         if self._adaptive:
-            hold = self.arrivals.hold_until(waiting, running, workers)
+            hold = self.arrivals.hold_until(now, waiting, running, workers)
             return min(hold, self._jobs.oldest_at() + self.max_batch_delay)
         if self._aggregating_since is None:
             self._aggregating_since = now
         return self._aggregating_since + self.max_batch_delay
 
-    def answered(self, now: float, seconds: float, running: int) -> None:
-        """A batch was answered ``seconds`` after it left; ``running`` still counts its jobs."""
+    def answered(self, now: float, seconds: float, running: int, size: int) -> None:
+        """A batch of ``size`` took ``seconds``; ``running`` still counts its jobs."""
         if self._learns:
-            self.arrivals.answered(now, seconds, len(self) + running)
+            self.arrivals.answered(now, seconds, len(self) + running, size)
 
     def take(self, *, past_suspects: bool = False) -> list[Job]:
         """Cut the next batch from the front: at most ``batch_size`` jobs, a retried one alone.
@@ -238,7 +290,8 @@ class ModelQueue:
 
     def _cut(self) -> list[Job]:
         batch: list[Job] = []
-        while len(batch) < self.batch_size:
+        most, self._most = min(self._most or self.batch_size, self.batch_size), None
+        while len(batch) < most:
             job = self.head()
             if job is None or (batch and job.must_travel_alone):
                 break

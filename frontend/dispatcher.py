@@ -130,7 +130,7 @@ class Dispatcher:
         while len(queue):
             worker = worker_with_room(version)
             if worker is not None:
-                due = queue.due(now, version.running, len(version.slots))
+                due = queue.due(now, version.running, version.workers_at_hand)
                 if due is not None and due > now:
                     self._wake(version, due)
                     return
@@ -187,7 +187,7 @@ class Dispatcher:
                 version.free.remove(worker)
 
     def _send(self, version: Version, worker: Worker, jobs: list[Job], now: float) -> None:
-        batch = Batch(next(self._batch_ids), jobs, now, now + version.spec.response_timeout)
+        batch = Batch(next(self._batch_ids), jobs, now, now, now + version.spec.response_timeout)
         for job in jobs:
             job.move(JobState.RUNNING)
             job.taken_at = now
@@ -215,7 +215,7 @@ class Dispatcher:
         had_room = worker.has_room
         del worker.in_flight[batch.id]
         took = now - batch.sent_at
-        version.queue.answered(now, took, version.running)
+        version.queue.answered(now, now - batch.begun_at, version.running, len(batch.jobs))
         version.handled(result.handler_seconds)
         version.paced(now)
         size = len(batch.jobs)
@@ -240,7 +240,9 @@ class Dispatcher:
             worker.move(WorkerState.READY)
         elif worker.concurrency == 1:
             # The next batch begins only now, and so does its time.
-            worker.begun[0].deadline = now + version.spec.response_timeout
+            following = worker.begun[0]
+            following.begun_at = now
+            following.deadline = now + version.spec.response_timeout
         if worker.has_room and not had_room and not worker.slot.retiring:
             version.free.append(worker)
 

@@ -137,11 +137,13 @@ class Job:
 class Batch:
     """Jobs that travel together. ``id`` is unique within the server's life.
 
-    ``given_up``: it ran into its deadline and is answered; its worker was told to let go of it.
+    ``begun_at`` is when its worker could begin it, and ``sent_at`` when it was sent. ``given_up``:
+    it ran into its deadline and is answered; its worker was told to let go of it.
     """
 
     id: int
     jobs: list[Job]
     sent_at: float
+    begun_at: float
     deadline: float
     given_up: bool = False

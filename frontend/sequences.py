@@ -197,7 +197,7 @@ class SequenceQueue:
         """One waiting request was settled from outside; it will be skipped."""
         self._waiting -= 1
 
-    def answered(self, now: float, seconds: float, running: int) -> None:
+    def answered(self, now: float, seconds: float, running: int, size: int) -> None:
         """Nothing is learned from answers: a batch leaves when it may."""
 
     def waiting(self) -> list[Job]:

@@ -104,7 +104,8 @@ class TurnTaking(Dispatcher):
         if isinstance(queue, SequenceQueue):
             due = queue.due(worker.identity)
         else:
-            due = queue.due(now, version.running, len(version.slots))
+            # Whose turn it is takes all there is: its other workers' turns may be long to come.
+            due = queue.due(now, version.running, 1)
         if due is None:
             return []
         if due > now:

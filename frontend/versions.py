@@ -206,6 +206,11 @@ class Version(Lifecycle[VersionState]):
         ]
 
     @property
+    def workers_at_hand(self) -> int:
+        """How many share what comes, the busy ones included."""
+        return sum(slot.is_ready and not slot.retiring for slot in self.slots.values())
+
+    @property
     def is_settled(self) -> bool:
         """Every slot that should be there is ready and nobody is leaving any more."""
         return not self.is_preparing and all(

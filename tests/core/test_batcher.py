@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import TYPE_CHECKING
 
-from flambeau.frontend.batcher import NOW, ModelQueue
+import pytest
+from fleet_driver import Driver
+
+from flambeau.frontend.batcher import NOW, Arrivals, ModelQueue
 from flambeau.frontend.jobs import Job, JobState, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def make_job(at: float = 0.0, name: str = "r") -> Job:
@@ -90,7 +96,7 @@ def closed_loop(queue: ModelQueue, clients: int, batches: int, start: float = 0.
         for job in batch:
             job.move(JobState.RUNNING)
         now = done
-        queue.answered(now, service, len(batch))
+        queue.answered(now, service, len(batch), len(batch))
         arrivals += [done + (i + 1) * think for i in range(len(batch))]
         arrivals.sort()
     for job in queue.waiting():
@@ -133,7 +139,7 @@ def test_adaptive_forgets_a_crowd_that_has_left():
 
 def test_adaptive_never_waits_longer_than_the_delay_from_arrival():
     queue = make_queue(8, 0.01)
-    queue.arrivals.crowd, queue.arrivals.gap, queue.arrivals.service = 8.0, 5.0, 50.0
+    queue.arrivals.crowd, queue.arrivals.gap, queue.arrivals.service = 8.0, 3.0, 50.0
     fill(queue, 1, at=1.0)
     assert queue.due(1.0, 0, 1) == pytest.approx(1.01)
 
@@ -145,6 +151,48 @@ def test_adaptive_leaves_a_share_to_each_worker():
     assert queue.due(0.0, 0, 2) > 0.0
     fill(queue, 1, at=0.0)
     assert queue.due(0.0, 0, 2) == NOW
+    fill(queue, 3, at=0.0)
+    assert queue.due(0.0, 0, 2) == NOW
+    assert len(queue.take()) == 4
+
+
+def learnt(sizes: list[int], seconds: Callable[[int], float]) -> Arrivals:
+    arrivals = Arrivals()
+    for size in sizes:
+        arrivals.answered(0.0, seconds(size), size, size)
+    return arrivals
+
+
+def test_overhead_is_what_a_batch_takes_whatever_its_size():
+    sizes = [1, 8, 3, 5, 8, 2, 8] * 5
+    assert learnt(sizes, lambda n: 0.004 + 0.001 * n).overhead == pytest.approx(0.004)
+    assert learnt(sizes, lambda n: 0.01).overhead == pytest.approx(0.01)
+    assert learnt(sizes, lambda n: 0.003 * n).overhead == pytest.approx(0.0)
+    # What was learnt of it is not forgotten while all batches are full.
+    assert learnt([*sizes, *[8] * 50_000], lambda n: 0.004 + 0.001 * n).overhead == pytest.approx(
+        0.004
+    )
+
+
+def test_overhead_is_all_until_sizes_have_differed():
+    assert Arrivals().overhead == 0.0
+    assert learnt([4] * 20, lambda n: 0.004 + 0.001 * n).overhead == pytest.approx(0.008)
+
+
+def test_adaptive_does_not_wait_for_what_comes_by_itself():
+    queue = make_queue(8, 0.1)
+    now = 0.0
+    for _ in range(50):
+        fill(queue, 1, at=now)
+        assert queue.due(now, 0, 1) == NOW
+        queue.take()
+        fill(queue, 1, at=now + 0.004)
+        queue.answered(now + 0.005, 0.005, 1, 1)
+        # The crowd was two, so somebody might follow; but lately nobody has so soon.
+        assert queue.due(now + 0.005, 0, 1) == NOW
+        queue.take()
+        queue.answered(now + 0.01, 0.005, 1, 1)
+        now += 0.02
 
 
 def test_a_retried_job_travels_alone_and_at_once():
@@ -192,3 +240,35 @@ def test_fixed_starts_anew_after_the_only_one_left_unseen():
     discard(queue, job)
     fill(queue, 1, at=60.0)
     assert queue.due(60.0, 0, 1) == 61.0
+
+
+def test_a_batch_that_was_sent_ahead_does_not_seem_to_take_longer():
+    driver = Driver(batch_size=2, adaptive_batching=True)
+    driver.handler_seconds = 0.01
+    driver.scale(1)
+    driver.boot_all(credits=2)
+
+    def answer() -> None:
+        driver.now += 0.01
+        driver.answer(driver.busy()[0])
+
+    driver.offer()
+    answer()
+    for _ in range(5):
+        driver.offer()
+    assert [len(work) for work in driver.work.values()] == [2]
+    for _ in range(3):
+        answer()
+    assert driver.version.queue.arrivals.service == pytest.approx(0.01)
+
+
+def test_workers_that_are_not_there_have_no_share():
+    driver = Driver(batch_size=4, adaptive_batching=True)
+    driver.scale(4)
+    first = min(driver.processes)
+    driver.hello(first)
+    driver.loaded(first)
+    for _ in range(5):
+        driver.offer()
+    driver.answer(first)
+    assert [len(work.requests) for work in driver.work[first]] == [4]

@@ -119,7 +119,7 @@ def test_the_overload_is_over_when_nobody_waits_long_any_more():
 
 def test_a_wait_of_a_few_batches_is_no_overload():
     queue = make_queue(LIFO_ON_OVERLOAD)
-    queue.answered(0.0, 1.0, 1)
+    queue.answered(0.0, 1.0, 1, 1)
     overload(queue)
     assert queue.head().id == "0"
     put(queue, "3", STANDING_SERVICES)

@@ -194,3 +194,15 @@ def test_a_tiny_overload_is_measured_and_judged() -> None:
     verdicts = [cells for first, cells in table.items() if first.startswith("default: ")]
     assert len(verdicts) == 5
     assert verdicts[-1] == ["0", "met"], "each is answered, and refusals say when to come again"
+
+
+def test_batching_is_compared_with_an_oracle() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "batching.py")]
+    command += ["--requests", "200", "--only", "8 clients, constant"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    oracle, p99, ratio, *_ = rows(done.stdout)["8 clients, constant"]
+    assert oracle.startswith("8, ")
+    assert 10.0 <= float(p99) < 20.0
+    assert 0.5 < float(ratio) < 3.0
+    assert " of 1 workloads" in done.stdout
