@@ -24,12 +24,16 @@ from typing import TYPE_CHECKING
 from echo import say
 from load import TOOLS, Load
 from peers.commands import SERVERS
-from peers.environments import install, python_of
-from peers.report import Results, markdown, put
+from peers.environments import install, python_of, versions
+from peers.report import markdown, put
+from peers.results import OWN, Results
 from peers.servers import serving
-from peers.windows import Turn, measure
-from peers.workloads import WORKLOADS, references, write_bodies
+from peers.sizes import STREAM
+from peers.windows import Plan, Turn, measure
+from peers.workloads import MOST, WORKLOADS, loop_rate, references, write_bodies
 from processes import HERE, BenchmarkError, OtherWork
+
+from flambeau import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -37,6 +41,8 @@ if TYPE_CHECKING:
     from peers.workloads import Workload
 
 PAGE = HERE.parent / "docs" / "benchmarks.md"
+_STARTS = 2
+"""So often a server may fail to start, with a workload."""
 
 
 def main() -> int:
@@ -83,8 +89,9 @@ def write_plots(results: Results, folder: Path) -> list[str]:
 
 def measure_all(arguments: argparse.Namespace) -> Results:
     """All rounds, in one temporary folder that is gone afterwards."""
-    results = Results(tool=Load(arguments.client).tool)
+    results = Results(client(Load(arguments.client).tool))
     servers = installed(arguments.peers, results)
+    results.versions = versions(servers)
     with tempfile.TemporaryDirectory(prefix="fl-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         write_bodies(folder)
@@ -95,8 +102,19 @@ def measure_all(arguments: argparse.Namespace) -> Results:
                 say(f"Round {number} of {arguments.rounds}, {each}")
                 shift = (number - 1) % len(servers)
                 for server in servers[shift:] + servers[:shift]:
-                    take_turn(arguments, results, server, found[each], number, folder)
+                    if may_take_turn(results, server, each):
+                        take_turn(arguments, results, server, found[each], number, folder)
     return results
+
+
+def client(tool: str) -> str:
+    """The load generator with its version."""
+    if tool != "wrk":
+        return f"flambeau bench {__version__}"
+    # It says so on its first line, and ends with 1.
+    command = [shutil.which("wrk") or "wrk", "-v"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    return " ".join((said.stdout or said.stderr).split()[:2])
 
 
 def installed(names: list[str], results: Results) -> list[str]:
@@ -114,6 +132,36 @@ def installed(names: list[str], results: Results) -> list[str]:
     return there
 
 
+def may_take_turn(results: Results, server: str, workload: str) -> bool:
+    """Not if it cannot stream, or did not start twice."""
+    reason = SERVERS[server].cannot
+    if workload == STREAM and reason:
+        problem = f"{server}, {workload} left out: {reason}."
+        if problem not in results.problems:
+            results.problems.append(problem)
+        return False
+    if results.failed_starts.get(f"{server}, {workload}", 0) >= _STARTS:
+        say(f"    {server} is not started again, after {_STARTS} starts that failed.")
+        return False
+    return True
+
+
+def planned(arguments: argparse.Namespace, server: str, workload: str, folder: Path) -> Plan:
+    """The windows of a turn."""
+
+    def loop() -> float:
+        return loop_rate(folder, arguments.blocks, workload, arguments.seconds)
+
+    most = MOST.get(workload)
+    return Plan(
+        [each for each in arguments.connections if most is None or each <= most],
+        arguments.seconds,
+        arguments.warm_up,
+        most is None and not arguments.no_open_loop,
+        loop if (server, workload) == (OWN, "conv") else None,
+    )
+
+
 def take_turn(
     arguments: argparse.Namespace,
     results: Results,
@@ -126,19 +174,19 @@ def take_turn(
     turn = Turn(server, workload.name, number, results.samples, results.problems)
     home = folder / server
     work = OtherWork()
+    # wrk does not tell when the first piece of an answer came.
+    load = Load("asyncio" if workload.name == STREAM else arguments.client)
+    plan = planned(arguments, server, workload.name, folder)
+    has_started = False
     try:
         with serving(server, workload, arguments.blocks, home) as running:
-            measure(
-                turn,
-                running,
-                Load(arguments.client),
-                arguments.connections,
-                arguments.seconds,
-                arguments.warm_up,
-                not arguments.no_open_loop,
-            )
+            has_started = True
+            measure(turn, running, load, plan)
     except BenchmarkError as exc:
         turn.fail(str(exc))
+        if not has_started:
+            name = f"{server}, {workload.name}"
+            results.failed_starts[name] = results.failed_starts.get(name, 0) + 1
         print(exc, file=sys.stderr)
     finally:
         shutil.rmtree(home, ignore_errors=True)
@@ -154,7 +202,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each window")
     parser.add_argument("--warm-up", type=float, default=3.0, help="load that does not count")
     parser.add_argument("--peers", type=_names(SERVERS), default=list(SERVERS))
-    parser.add_argument("--workloads", type=_names(WORKLOADS), default=["echo", "mlp", "conv"])
+    parser.add_argument("--workloads", type=_names(WORKLOADS), default=list(WORKLOADS))
     parser.add_argument("--connections", type=_numbers, default=[1, 8, 32, 64, 512])
     parser.add_argument("--blocks", type=int, default=14, help="depth of the convolutional model")
     parser.add_argument("--no-open-loop", action="store_true")

@@ -10,7 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from processes import HERE, BenchmarkError, cpu_seconds
@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 
 TOOLS = ("wrk", "asyncio")
 _GRACE = 15.0
+_BAD = "answers that are not 2xx"
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is asked: POST ``body`` (a file) with this content type, and with a key if need be."""
+    """What is asked: POST ``body`` with this content type, and with a key if need be.
+
+    It is a file, or a folder whose files take turns.
+    """
 
     url: str
     body: Path
@@ -35,7 +39,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Window:
-    """One stretch of load. ``cpu_ms`` is CPU time per request, by process (or s per 1,000)."""
+    """One stretch of load. ``cpu_ms`` is CPU time per request, by process (or s per 1,000).
+
+    ``requests`` have a good answer, ``errors`` says how many have not, by kind. The latencies are
+    those of good answers, but wrk counts all. ``first_ms``: p50 and p99 until the first piece of
+    the answer came, where the load generator tells.
+    """
 
     connections: int
     seconds: float
@@ -43,11 +52,18 @@ class Window:
     p50_ms: float
     p99_ms: float
     cpu_ms: Mapping[str, float]
+    errors: Mapping[str, int] = field(default_factory=dict)
+    first_ms: tuple[float, float] | None = None
 
     @property
     def rate(self) -> float:
         """Requests per second."""
         return self.requests / self.seconds
+
+    def complaint(self) -> str:
+        """What went wrong; empty if nothing did."""
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.errors.items())
+        return kinds or ("" if self.requests else "no answer")
 
 
 class Load:
@@ -69,22 +85,33 @@ class Load:
 
         ``pids`` names the processes whose CPU time is of interest.
         """
+        window = self.measure(target, connections, seconds, pids)
+        if complaint := window.complaint():
+            raise BenchmarkError(f"{target.url} at {connections} connections: {complaint}.")
+        return window
+
+    def measure(
+        self,
+        target: Target,
+        connections: int,
+        seconds: float,
+        pids: Mapping[str, int] | None = None,
+    ) -> Window:
+        """The same whatever was answered; BenchmarkError only if the load generator fails."""
         pids = pids or {}
         before = {name: cpu_seconds([pid]) for name, pid in pids.items()}
         report = self._run(self._command(target, connections, seconds), seconds)
         used = {name: cpu_seconds([pid]) - before[name] for name, pid in pids.items()}
-        errors = {kind: count for kind, count in report["errors"].items() if count}
-        requests = int(report["requests"])
-        if errors or not requests:
-            what = ", ".join(f"{count} {kind}" for kind, count in errors.items()) or "no answer"
-            raise BenchmarkError(f"{target.url} at {connections} connections: {what}.")
+        requests = int(report["requests"]) - report["errors"][_BAD]
         return Window(
             connections,
             report["seconds"],
             requests,
             report["p50_ms"],
             report["p99_ms"],
-            {name: value / requests * 1000 for name, value in used.items()},
+            {name: value / max(1, requests) * 1000 for name, value in used.items()},
+            {kind: count for kind, count in report["errors"].items() if count},
+            report.get("first_ms"),
         )
 
     def _command(self, target: Target, connections: int, seconds: float) -> list[str]:
@@ -95,7 +122,9 @@ class Load:
             if target.key is not None:
                 command += ["-H", f"Authorization: Bearer {target.key}"]
             command += ["-s", str(HERE / "wrk.lua"), target.url]
-            return [*command, "--", str(target.body), target.content_type]
+            is_folder = target.body.is_dir()
+            files = sorted(target.body.iterdir()) if is_folder else [target.body]
+            return [*command, "--", target.content_type, *map(str, files)]
         command = [sys.executable, "-m", "flambeau.frontend.cli", "bench", target.url]
         command += ["--data", f"@{target.body}", "--content-type", target.content_type]
         command += [f"--connections={connections}", f"--duration={seconds}", "--timeout=10"]
@@ -124,10 +153,12 @@ def _translated(report: dict[str, Any]) -> dict[str, Any]:
     errors = {what: kind["count"] for what, kind in report["failures"].items()}
     others = sum(kind["count"] for kind in report["statuses"].values())
     latency = report["latency"] or {"p50": 0.0, "p99": 0.0}
+    first = report["firstChunk"]
     return {
         "requests": round(report["requestsPerSecond"] * report["seconds"]) + others,
         "seconds": report["seconds"],
         "p50_ms": latency["p50"],
         "p99_ms": latency["p99"],
-        "errors": {**errors, "answers that are not 2xx": others},
+        "errors": {**errors, _BAD: others},
+        "first_ms": None if first is None else (first["p50"], first["p99"]),
     }

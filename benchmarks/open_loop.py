@@ -1,13 +1,14 @@
 """Requests that come when they come, whatever became of those before: an open loop.
 
-    python open_loop.py URL BODY_FILE CONTENT_TYPE RATE SETTLE SECONDS SEED
+    python open_loop.py URL BODY CONTENT_TYPE RATE SETTLE SECONDS SEED
                         [--any-answer] [HEADER ...]
 
 Arrivals are a Poisson process of RATE per second, made by what `flambeau bench` is made of; here
 answers and refusals are looked at, too. Nothing of the first SETTLE seconds counts, in which queues
 become what they are in the long run. Prints one line of JSON: counts, latencies in milliseconds,
-and how late the client itself was at most. An answer is right if it is the body that was sent;
-with --any-answer all are that are 200.
+and how late the client itself was at most. BODY is a file, or, with --any-answer, also a folder
+whose files take turns. An answer is right if it is the body that was sent; with --any-answer all
+are that are 200.
 """
 
 from __future__ import annotations
@@ -89,11 +90,13 @@ def _summary(times: Histogram) -> dict[str, float]:
 
 
 def main() -> int:
-    url, file, content_type, rate, settle, seconds, seed, *headers = sys.argv[1:]
+    url, place, content_type, rate, settle, seconds, seed, *headers = sys.argv[1:]
     takes_any = headers[:1] == [ANY_ANSWER]
-    body = Path(file).read_bytes()
+    is_folder = takes_any and Path(place).is_dir()
+    files = sorted(Path(place).iterdir()) if is_folder else [Path(place)]
+    bodies = [Body(each.read_bytes(), content_type) for each in files]
     lines = [parse_header(line) for line in headers[takes_any:]]
-    requests = Requests(Target.parse(url), "POST", [Body(body, content_type)], lines)
+    requests = Requests(Target.parse(url), "POST", bodies, lines)
     plan = Plan(
         _MOST_CONNECTIONS,
         float(rate),
@@ -103,7 +106,7 @@ def main() -> int:
         timeout=_PATIENCE,
         goes_on=True,
     )
-    wanted = None if takes_any else body
+    wanted = None if takes_any else files[0].read_bytes()
     tally = measure(plan, requests, None, functools.partial(Verdicts, wanted), lambda line: None)
     print(tally.report(float(seconds)))
     return 0

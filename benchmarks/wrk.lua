@@ -1,12 +1,24 @@
--- POST one file again and again; the report is one line of JSON, the last that is printed.
--- Usage: wrk ... -s wrk.lua URL -- FILE CONTENT_TYPE
+-- POST files in turn, again and again; the report is one line of JSON, the last that is printed.
+-- Usage: wrk ... -s wrk.lua URL -- CONTENT_TYPE FILE...
 
 function init(args)
-  local file = assert(io.open(args[1], "rb"))
   wrk.method = "POST"
-  wrk.body = file:read("*a")
-  wrk.headers["Content-Type"] = args[2]
-  file:close()
+  wrk.headers["Content-Type"] = args[1]
+  local requests = {}
+  for i = 2, #args do
+    local file = assert(io.open(args[i], "rb"))
+    wrk.body = file:read("*a")
+    file:close()
+    requests[i - 1] = wrk.format()
+  end
+  -- A single request is sent without a call into this script.
+  if #requests > 1 then
+    local turn = 0
+    function request()
+      turn = turn % #requests + 1
+      return requests[turn]
+    end
+  end
 end
 
 function done(summary, latency, requests)

@@ -2,9 +2,10 @@
 
 Copied beside what serves it, so it imports only torch and what lies there too.
 
-    python answers.py BLOCKS FOLDER
+    python answers.py BLOCKS FOLDER SECONDS [WORKLOAD]
 
-prints the right answer to FOLDER's body of each workload, and how many a core makes in a second.
+prints the right answers to FOLDER's bodies of each workload, or of this one, and how many a core
+makes in a second when it is called in a loop for so long. A body is NAME-NUMBER.body.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from __future__ import annotations
 import json
 import sys
 import time
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from conv_handler import SHAPE, Net
-from sizes import BATCHES, RAW
+from sizes import BATCHES, RAW, STREAM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,12 +39,19 @@ def model(workload: str, blocks: int) -> Callable[[list[Any]], list[list[float]]
         return _conv(blocks)
     if workload == "encoder":
         return _encoder()
+    if workload == STREAM:
+        return lambda batch: batch
     return lambda batch: [[float(len(body))] for body in batch]
 
 
 def parse(workload: str, body: Any) -> Any:
     """A model's input from a request's body, for servers that leave this to the model."""
     return bytes(body) if workload in RAW else json.loads(body)["values"]
+
+
+def pieces(values: list[float]) -> list[str]:
+    """What is sent one after the other, in the workload that streams."""
+    return [f"{float(value)} " for value in values]
 
 
 def _mlp() -> Callable[[list[Any]], list[list[float]]]:
@@ -97,24 +106,30 @@ def _encoder() -> Callable[[list[Any]], list[list[float]]]:
     return call
 
 
-def _reference(workload: str, blocks: int, body: bytes) -> dict[str, Any]:
+def _reference(workload: str, blocks: int, bodies: list[bytes], seconds: float) -> dict[str, Any]:
+    """Batches of the loop are full, and take the bodies in turn."""
     call = model(workload, blocks)
     size = BATCHES.get(workload, (1, 0))[0]
-    answer = call([parse(workload, body)])[0]
-    call([parse(workload, body)] * size)
+    answers = [call([parse(workload, body)])[0] for body in bodies]
+    turns = cycle(bodies)
+    call([parse(workload, body) for body in islice(turns, size)])
     done = 0
     started = time.perf_counter()
-    while (passed := time.perf_counter() - started) < 0.5:
-        call([parse(workload, body) for _ in range(size)])
+    while (passed := time.perf_counter() - started) < seconds:
+        call([parse(workload, body) for body in islice(turns, size)])
         done += size
-    return {"answer": answer, "rate": done / passed}
+    return {"answers": answers, "rate": done / passed}
 
 
 def main() -> int:
-    blocks, folder = int(sys.argv[1]), Path(sys.argv[2])
+    blocks, folder, seconds, *only = sys.argv[1:]
+    bodies: dict[str, list[bytes]] = {}
+    for path in sorted(Path(folder).glob("*.body")):
+        bodies.setdefault(path.stem.rpartition("-")[0], []).append(path.read_bytes())
     found = {
-        path.stem: _reference(path.stem, blocks, path.read_bytes())
-        for path in sorted(folder.glob("*.body"))
+        name: _reference(name, int(blocks), each, float(seconds))
+        for name, each in bodies.items()
+        if not only or name in only
     }
     print(json.dumps(found))
     return 0

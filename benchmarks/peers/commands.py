@@ -13,14 +13,12 @@ import yaml
 from processes import HERE
 
 from peers.environments import python_of
-from peers.sizes import BATCHES
+from peers.sizes import BATCHES, MIXED, STREAM
 from peers.workloads import in_rows, open_inference, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from peers.workloads import Workload
 
 Command = list[object]
 _SHARED = ("peers/answers.py", "peers/sizes.py", "conv_handler.py")
@@ -46,6 +44,11 @@ class Place:
     def batch(self) -> tuple[int, int]:
         """Batch size, and the delay in milliseconds."""
         return BATCHES.get(self.workload, (1, 0))
+
+    def script(self) -> str:
+        """What serves this workload with this server."""
+        kind = "stream" if self.workload == STREAM else "serve"
+        return f"{kind}_{self.server}.py"
 
     def command(self, name: str) -> Path:
         """A command of the server's environment."""
@@ -80,29 +83,37 @@ class Place:
 
 @dataclass(frozen=True)
 class Server:
-    """``prepare`` writes what a server needs and answers its command; ``words`` are how to ask."""
+    """``prepare`` writes what a server needs and answers its command; ``words`` are how to ask.
+
+    ``scales``: it has TorchServe's management API, at its second port. ``cannot`` says why it does
+    not stream.
+    """
 
     path: str
     prepare: Callable[[Place], Command]
-    words: Callable[[Workload], tuple[bytes, str]] = plain
+    words: Callable[[str, bytes], tuple[bytes, str]] = plain
+    scales: bool = False
+    cannot: str = ""
 
 
 def _model_directory(place: Place) -> None:
     """The same for flambeau and TorchServe: one worker, the same handler."""
     model = place.folder / "store" / "peer"
     (model / "MAR-INF").mkdir(parents=True)
-    place.copy("handler.py", model)
+    streams = place.workload == STREAM
+    handler = "stream_handler.py" if streams else "handler.py"
+    place.copy(handler, model)
     manifest = {
         "runtime": "python",
         "model": {
             "modelName": "peer",
             "modelVersion": "1.0",
-            "handler": "handler.py",
+            "handler": handler,
             "configFile": "model-config.yaml",
         },
     }
     size, delay = place.batch()
-    config = {
+    config: dict[str, object] = {
         "minWorkers": 1,
         "maxWorkers": 1,
         "batchSize": size,
@@ -111,6 +122,8 @@ def _model_directory(place: Place) -> None:
         "jobQueueSize": 2000,
         "handler": {"workload": place.workload, "blocks": place.blocks},
     }
+    if streams:
+        config["asyncCommunication"] = True
     (model / "MAR-INF" / "MANIFEST.json").write_text(json.dumps(manifest))
     (model / "model-config.yaml").write_text(yaml.safe_dump(config))
 
@@ -149,8 +162,7 @@ def _torchserve(place: Place) -> Command:
 
 
 def _mosec(place: Place) -> Command:
-    place.copy("serve_mosec.py")
-    command: Command = [place.command("python"), "serve_mosec.py", "--address", "127.0.0.1"]
+    command = [*_script(place), "--address", "127.0.0.1"]
     command += ["--port", place.ports[0], "--capacity", 2000]
     return [*command, "--max-request-size", _LARGEST]
 
@@ -167,7 +179,8 @@ def _mlserver(place: Place) -> Command:
         "debug": False,
     }
     model: dict[str, object] = {"name": "peer", "implementation": "serve_mlserver.Peer"}
-    if size > 1:
+    # It joins tensors of one shape only, and fails requests with different ones that it has joined.
+    if size > 1 and place.workload != MIXED:
         model |= {"max_batch_size": size, "max_batch_time": delay / 1000}
     (place.folder / "settings.json").write_text(json.dumps(settings))
     (place.folder / "model-settings.json").write_text(json.dumps(model))
@@ -175,8 +188,9 @@ def _mlserver(place: Place) -> Command:
 
 
 def _bentoml(place: Place) -> Command:
-    place.copy("serve_bentoml.py")
-    command: Command = [place.command("bentoml"), "serve", "serve_bentoml:Peer"]
+    place.copy(place.script())
+    name = place.script().removesuffix(".py")
+    command: Command = [place.command("bentoml"), "serve", f"{name}:Peer"]
     return [*command, "--host", "127.0.0.1", "--port", place.ports[0]]
 
 
@@ -188,18 +202,27 @@ def _pytriton(place: Place) -> Command:
 
 def _script(place: Place) -> Command:
     """All others that need no more than a script."""
-    script = f"serve_{place.server}.py"
-    place.copy(script)
-    return [place.command("python"), script]
+    place.copy(place.script())
+    return [place.command("python"), place.script()]
 
 
 SERVERS = {
-    "flambeau": Server("/predictions/peer", _flambeau),
+    "flambeau": Server("/predictions/peer", _flambeau, scales=True),
     "mosec": Server("/inference", _mosec),
-    "torchserve": Server("/predictions/peer", _torchserve),
+    "torchserve": Server("/predictions/peer", _torchserve, scales=True),
     "litserve": Server("/predict", _script),
-    "mlserver": Server("/v2/models/peer/infer", _mlserver, open_inference),
+    "mlserver": Server(
+        "/v2/models/peer/infer",
+        _mlserver,
+        open_inference,
+        cannot="it streams only without worker processes (parallel_workers 0)",
+    ),
     "bentoml": Server("/peer", _bentoml, in_rows),
     "ray": Server("/", _script),
-    "pytriton": Server("/v2/models/peer/infer", _pytriton, open_inference),
+    "pytriton": Server(
+        "/v2/models/peer/infer",
+        _pytriton,
+        open_inference,
+        cannot="models with several answers are served by gRPC only",
+    ),
 }

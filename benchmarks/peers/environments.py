@@ -21,14 +21,18 @@ _PIP = (HOME / _BASE / "bin" / "python", "-m", "pip", "--disable-pip-version-che
 
 @dataclass(frozen=True)
 class Needs:
-    """What is installed for a server, and the commands that it cannot do without."""
+    """What is installed for a server, and the commands that it cannot do without.
+
+    The first package, or that of this ``name``, is the one whose version counts.
+    """
 
     packages: tuple[str, ...]
     commands: tuple[str, ...] = ()
+    name: str = ""
 
 
 NEEDS = {
-    "flambeau": Needs(("--editable", f"{ROOT}[fast]")),
+    "flambeau": Needs(("--editable", f"{ROOT}[fast]"), name="flambeau"),
     "mosec": Needs(("mosec",)),
     # Its worker imports yaml, which its package does not ask for.
     "torchserve": Needs(("torchserve", "torch-model-archiver", "pyyaml"), ("java",)),
@@ -36,7 +40,7 @@ NEEDS = {
     # With a newer uvloop its worker finds no event loop.
     "mlserver": Needs(("mlserver", "uvloop<0.22")),
     "bentoml": Needs(("bentoml",)),
-    "ray": Needs(("ray[serve]",)),
+    "ray": Needs(("ray[serve]",), name="ray"),
     "pytriton": Needs(("nvidia-pytriton",)),
     "plots": Needs(("matplotlib",)),
 }
@@ -55,6 +59,18 @@ def install(name: str) -> None:
             raise BenchmarkError(f"{command} is not installed.")
     _make(_BASE, (TORCH, "numpy"))
     _make(name, needs.packages)
+
+
+def versions(names: list[str]) -> dict[str, str]:
+    """What is installed for each of these, with Python and torch, which all have in common."""
+    script = "import platform, torch; print(platform.python_version(), torch.__version__)"
+    python, torch = _run([python_of(_BASE), "-c", script]).split()
+    found = {"Python": python, "torch": torch}
+    for name in names:
+        package = NEEDS[name].name or NEEDS[name].packages[0]
+        script = f"from importlib import metadata; print(metadata.version('{package}'))"
+        found[package] = _run([python_of(name), "-c", script]).strip()
+    return found
 
 
 def _make(name: str, packages: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ from load import Target
 from processes import BenchmarkError, cpu_seconds, in_session, memory_mb, tree
 from served import call, last_lines
 
-from peers.commands import SERVERS, Place
+from peers.commands import SERVERS, Place, Server
 from peers.workloads import Workload, check
 
 if TYPE_CHECKING:
@@ -30,11 +31,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Running:
-    """A server that has answered rightly. ``start_seconds`` counts from its start until then."""
+    """A server that has answered rightly. ``start_seconds`` counts from its start until then.
+
+    ``management``: the URL of the model, where its workers can be scaled.
+    """
 
     process: subprocess.Popen[bytes]
     target: Target
     start_seconds: float
+    management: str | None = None
 
     def pids(self) -> list[int]:
         """The whole tree, and what has left it but not the session."""
@@ -43,6 +48,22 @@ class Running:
     def cpu(self) -> float:
         """Seconds that all its processes have used so far."""
         return sum(_of(cpu_seconds, [pid]) for pid in self.pids())
+
+    def scale_up(self) -> float | None:
+        """Seconds from one worker to two that are ready; None where that cannot be done."""
+        if self.management is None:
+            return None
+        started = time.perf_counter()
+        call("PUT", f"{self.management}?min_worker=2&max_worker=2&synchronous=true", b"")
+        while self._ready_workers() < 2:
+            if time.perf_counter() - started > _PATIENCE:
+                raise BenchmarkError("the second worker did not become ready.")
+            time.sleep(_POLL)
+        return time.perf_counter() - started
+
+    def _ready_workers(self) -> int:
+        workers = json.loads(call("GET", f"{self.management}"))[0]["workers"]
+        return sum(each["status"] == "READY" for each in workers)
 
     def pss_mb(self) -> float:
         """Memory of all its processes; what they share is shared out among them."""
@@ -58,17 +79,15 @@ def _of(look: Callable[[T], float], at: T) -> float:
 
 @contextmanager
 def serving(name: str, workload: Workload, blocks: int, folder: Path) -> Iterator[Running]:
-    """Start a server and check its first answer; BenchmarkError if it does not come or is wrong."""
+    """Start a server and check its first answers; BenchmarkError if they are not right."""
     server = SERVERS[name]
     folder.mkdir()
     place = Place(name, folder, workload.name, blocks, tuple(_free_ports(6)))
     command = server.prepare(place)
-    body, content_type = server.words(workload)
-    (folder / "request.body").write_bytes(body)
+    base = f"http://127.0.0.1:{place.ports[0]}"
+    target = _write_requests(server, workload, f"{base}{server.path}", folder / "requests")
     log = folder / "output.log"
-    target = Target(
-        f"http://127.0.0.1:{place.ports[0]}{server.path}", folder / "request.body", content_type
-    )
+    model = f"http://127.0.0.1:{place.ports[1]}/models/peer"
     with log.open("wb") as output:
         started = time.perf_counter()
         process = subprocess.Popen(
@@ -80,15 +99,31 @@ def serving(name: str, workload: Workload, blocks: int, folder: Path) -> Iterato
             start_new_session=True,
         )
         try:
-            check(workload, _first_answer(name, process, target, log))
-            yield Running(process, target, time.perf_counter() - started)
+            bodies = [each.read_bytes() for each in sorted(target.body.iterdir())]
+            first = _first_answer(name, process, target, bodies[0], log)
+            seconds = time.perf_counter() - started
+            check(workload.name, workload.cases[0], first)
+            for case, body in zip(workload.cases[1:], bodies[1:], strict=True):
+                check(workload.name, case, call("POST", target.url, body, target.content_type))
+            yield Running(process, target, seconds, model if server.scales else None)
         finally:
             _stop(process)
 
 
-def _first_answer(name: str, process: subprocess.Popen[bytes], target: Target, log: Path) -> bytes:
+def _write_requests(server: Server, workload: Workload, url: str, folder: Path) -> Target:
+    """All that is asked, in the server's words."""
+    folder.mkdir()
+    content_type = ""
+    for number, case in enumerate(workload.cases):
+        body, content_type = server.words(workload.name, case.body)
+        (folder / f"{number}.body").write_bytes(body)
+    return Target(url, folder, content_type)
+
+
+def _first_answer(
+    name: str, process: subprocess.Popen[bytes], target: Target, body: bytes, log: Path
+) -> bytes:
     deadline = time.monotonic() + _PATIENCE
-    body = target.body.read_bytes()
     while True:
         try:
             return call("POST", target.url, body, target.content_type)

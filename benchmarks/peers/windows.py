@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING
 from echo import SETTLE, say
 from processes import HERE, BenchmarkError
 
+from peers.sizes import STREAM
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from load import Load
 
     from peers.servers import Running
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 FASTEST = 5000.0
 """Requests per second: the open loop's client, in Python, is late itself above that."""
 _BESIDES = 60.0
+LOOP_AT = 32
+"""Connections at which serving is compared with a loop."""
 
 
 @dataclass(frozen=True)
@@ -56,26 +62,50 @@ class Turn:
         say(f"    FAILED {problem}")
 
 
-def measure(
-    turn: Turn,
-    running: Running,
-    load: Load,
-    connections: list[int],
-    seconds: float,
-    warm_up: float,
-    open_loop: bool,
-) -> None:
+@dataclass(frozen=True)
+class Plan:
+    """What a turn is made of.
+
+    ``loop`` runs the model without a server, and answers how many a second that makes: before and
+    after the window of ``LOOP_AT`` connections.
+    """
+
+    connections: list[int]
+    seconds: float
+    warm_up: float
+    open_loop: bool
+    loop: Callable[[], float] | None = None
+
+
+def measure(turn: Turn, running: Running, load: Load, plan: Plan) -> None:
     """All windows of a server that runs."""
     turn.add("start", running.start_seconds)
     turn.add("idle PSS", running.pss_mb())
     turn.add("processes", len(running.pids()))
-    _closed(turn, running, load, 8, warm_up, is_kept=False)
-    rates = [_closed(turn, running, load, each, seconds) for each in connections]
+    _closed(turn, running, load, 8, plan.warm_up, is_kept=False)
+    rates = []
+    for each in plan.connections:
+        loop = plan.loop if each == LOOP_AT else None
+        before = loop() if loop is not None else 0.0
+        rates.append(_closed(turn, running, load, each, plan.seconds))
+        if loop is not None:
+            turn.add("loop", (before + loop()) / 2, str(each))
     turn.add("loaded PSS", running.pss_mb())
     capacity = max(rates, default=0.0)
-    if open_loop and capacity:
+    if plan.open_loop and capacity:
         for at, share in (("half", 0.5), ("twice", 2.0)):
-            _open(turn, running, at, capacity * share, seconds)
+            _open(turn, running, at, capacity * share, plan.seconds)
+    _scale(turn, running)
+
+
+def _scale(turn: Turn, running: Running) -> None:
+    try:
+        seconds = running.scale_up()
+    except BenchmarkError as exc:
+        turn.fail(f"from one worker to two: {exc}")
+        return
+    if seconds is not None:
+        turn.add("scale-up", seconds)
 
 
 def _closed(
@@ -86,20 +116,28 @@ def _closed(
     seconds: float,
     is_kept: bool = True,
 ) -> float:
-    """Requests per second; 0 if the window failed."""
+    """Good answers per second. What fails is counted, and does not hide the rest."""
     time.sleep(SETTLE)
     before = running.cpu()
     try:
-        window = load.window(running.target, connections, seconds)
+        window = load.measure(running.target, connections, seconds)
     except BenchmarkError as exc:
         turn.fail(f"{connections} connections: {exc}")
         return 0.0
+    used = running.cpu() - before
+    if complaint := window.complaint():
+        turn.fail(f"{connections} connections: {complaint}")
     if is_kept:
         at = str(connections)
+        turn.add("errors", sum(window.errors.values()), at)
         turn.add("rate", window.rate, at)
-        turn.add("p50", window.p50_ms, at)
-        turn.add("p99", window.p99_ms, at)
-        turn.add("cpu", (running.cpu() - before) / window.requests * 1000, at)
+        if window.requests:
+            turn.add("p50", window.p50_ms, at)
+            turn.add("p99", window.p99_ms, at)
+            turn.add("cpu", used / window.requests * 1000, at)
+        if turn.workload == STREAM and window.first_ms is not None:
+            turn.add("first p50", window.first_ms[0], at)
+            turn.add("first p99", window.first_ms[1], at)
     return window.rate
 
 
