@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import sys
@@ -136,5 +137,5 @@ def call(method: str, url: str, body: bytes | None = None, content_type: str = "
     except urllib.error.HTTPError as exc:
         detail = exc.read().decode(errors="replace").strip()
         raise BenchmarkError(f"{method} {url} was answered {exc.code}: {detail}") from exc
-    except OSError as exc:
+    except (OSError, http.client.HTTPException) as exc:
         raise BenchmarkError(f"{method} {url} got no answer: {exc}") from exc

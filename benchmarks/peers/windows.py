@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 FASTEST = 5000.0
 """Requests per second: the open loop's client, in Python, is late itself above that."""
 _BESIDES = 60.0
+_ANSWERS = 4
+_LONGEST = 30.0
 LOOP_AT = 32
 """Connections at which serving is compared with a loop."""
 
@@ -83,11 +85,12 @@ def measure(turn: Turn, running: Running, load: Load, plan: Plan) -> None:
     turn.add("idle PSS", running.pss_mb())
     turn.add("processes", len(running.pids()))
     _closed(turn, running, load, 8, plan.warm_up, is_kept=False)
-    rates = []
+    rates: list[float] = []
     for each in plan.connections:
         loop = plan.loop if each == LOOP_AT else None
         before = loop() if loop is not None else 0.0
-        rates.append(_closed(turn, running, load, each, plan.seconds))
+        seconds = _long_enough(plan.seconds, each, rates)
+        rates.append(_closed(turn, running, load, each, seconds))
         if loop is not None:
             turn.add("loop", (before + loop()) / 2, str(each))
     turn.add("loaded PSS", running.pss_mb())
@@ -96,6 +99,13 @@ def measure(turn: Turn, running: Running, load: Load, plan: Plan) -> None:
         for at, share in (("half", 0.5), ("twice", 2.0)):
             _open(turn, running, at, capacity * share, plan.seconds)
     _scale(turn, running)
+
+
+def _long_enough(seconds: float, connections: int, rates: list[float]) -> float:
+    """So long that every connection gets a few answers: the first to be answered are too quick."""
+    fastest = max(rates, default=0.0)
+    needed = _ANSWERS * connections / fastest if fastest else 0.0
+    return max(seconds, min(needed, _LONGEST))
 
 
 def _scale(turn: Turn, running: Running) -> None:
