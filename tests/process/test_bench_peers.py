@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -149,3 +150,51 @@ def test_windows_with_errors_keep_their_figures(tmp_path: Path) -> None:
     assert errors["flambeau"] == 0 < errors["bentoml"]
     rates = {each["server"] for each in samples if each["what"] == "rate"}
     assert rates == {"flambeau", "bentoml"}
+
+
+TURNS = """
+import sys, threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from load import Load, Target
+
+seen = []
+
+class Recorder(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        seen.append((self.headers["Content-Type"], body.decode()))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+
+server = HTTPServer(("127.0.0.1", 0), Recorder)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+folder = Path(sys.argv[2])
+for name in "abc":
+    (folder / name).write_text(f"this is {name}")
+target = Target(f"http://127.0.0.1:{server.server_port}/", folder, "text/x-turn")
+Load(sys.argv[1]).window(target, 1, 0.3)
+assert {kind for kind, _ in seen} == {"text/x-turn"}
+first = [text for _, text in seen[:6]]
+# wrk itself asks for one before it begins.
+assert first[:3] == first[3:] and sorted(first[:3]) == [f"this is {each}" for each in "abc"], first
+"""
+
+
+@pytest.mark.parametrize("tool", ["asyncio", "wrk"])
+def test_bodies_of_a_folder_take_turns(tool: str, tmp_path: Path) -> None:
+    if tool == "wrk" and shutil.which("wrk") is None:
+        pytest.skip("wrk is not installed")
+    done = subprocess.run(
+        [sys.executable, "-c", TURNS, tool, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "benchmarks"), *sys.path])},
+    )
+    assert done.returncode == 0, done.stderr
