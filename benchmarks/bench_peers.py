@@ -95,7 +95,7 @@ def measure_all(arguments: argparse.Namespace) -> Results:
     with tempfile.TemporaryDirectory(prefix="fl-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         write_bodies(folder)
-        found = references(folder, arguments.blocks)
+        found = references(folder, arguments.blocks, arguments.workloads)
         results.ceilings = {each: found[each].ceiling for each in arguments.workloads}
         for number in range(1, arguments.rounds + 1):
             for each in arguments.workloads:

@@ -69,10 +69,10 @@ def _values(values: list[Any]) -> bytes:
     return json.dumps({"values": values}).encode()
 
 
-def references(folder: Path, blocks: int) -> dict[str, Workload]:
-    """All workloads, with what the models answer without a server."""
+def references(folder: Path, blocks: int, names: list[str]) -> dict[str, Workload]:
+    """These workloads, with what the models answer without a server."""
     workloads = {}
-    for name, found in _in_a_loop(folder, blocks, _LOOP).items():
+    for name, found in _in_a_loop(folder, blocks, _LOOP, *names).items():
         bodies = [
             (folder / f"{name}-{number}.body").read_bytes()
             for number in range(len(found["answers"]))
