@@ -213,6 +213,7 @@ class ModelQueue:
 
     def yields_to(self, job: Job) -> Job | None:
         """Who had better leave the full queue for ``job``, which is more urgent."""
+        self._discarded -= self._jobs.sweep()
         return self._jobs.yields_to(job)
 
     def offer(self, job: Job, now: float) -> bool:
@@ -221,6 +222,8 @@ class ModelQueue:
             return False
         if self.batch_size > 1:
             self.arrivals.arrived(now)
+        if self._discarded:
+            self._discarded -= self._jobs.sweep()
         self._jobs.append(job)
         return True
 
@@ -228,9 +231,10 @@ class ModelQueue:
         """Jobs of a lost batch return to the front, in their order, whatever the capacity."""
         self._jobs.extendleft(reversed(jobs))
 
-    def discard(self) -> None:
-        """One queued job was settled from outside; it will be skipped."""
+    def discard(self, job: Job) -> None:
+        """``job``, which waits, was settled from outside; it will be skipped."""
         self._discarded += 1
+        self._jobs.settled(job)
         if not len(self):
             self._aggregating_since = None
         # Jobs whose clients gave up must not pile up behind a worker that is stuck.

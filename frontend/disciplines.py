@@ -2,13 +2,15 @@
 
 Each is a line that jobs join at one end and leave at the other; what is ``first`` may change when
 somebody joins, and only then. Jobs that were put back (their batch was lost) go before all others,
-in every discipline. Settled jobs stay where they are until they are first, or ``purge`` is called.
+in every discipline. Settled jobs stay where they are until they are first, or ``sweep`` or
+``purge`` lets go of them. No step looks at all that wait, however many they are.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
@@ -63,6 +65,15 @@ class Line(Protocol):
     def yields_to(self, job: Job) -> Job | None:
         """Who gives its place to ``job`` in a full queue, if anybody does."""
 
+    def settled(self, job: Job) -> None:
+        """``job``, which waits here, has its outcome."""
+
+    def sweep(self) -> int:
+        """Let go of settled jobs at the ends that are looked at; how many they were.
+
+        Without that each look would pass them all again.
+        """
+
     def purge(self) -> None:
         """Let go of the settled jobs."""
 
@@ -82,10 +93,41 @@ class Fifo(deque["Job"]):
     def yields_to(self, job: Job) -> Job | None:
         return None
 
+    def settled(self, job: Job) -> None:
+        """Nothing is known of each."""
+
+    def sweep(self) -> int:
+        return 0
+
     def purge(self) -> None:
         waiting = [job for job in self if not job.is_settled]
         self.clear()
         self.extend(waiting)
+
+
+class _Ranks:
+    """How many of those that wait go before a newcomer, without a look at each of them.
+
+    To keep numbers sorted in one list means to move those behind a newcomer, but that is eight
+    bytes for each of them, and nothing of Python's.
+    """
+
+    def __init__(self) -> None:
+        self._sorted: list[float] = []
+        self._of: dict[Job, float] = {}
+
+    def add(self, job: Job, rank: float) -> None:
+        insort(self._sorted, rank)
+        self._of[job] = rank
+
+    def drop(self, job: Job) -> None:
+        """It waits no more; idempotent."""
+        rank = self._of.pop(job, None)
+        if rank is not None:
+            del self._sorted[bisect_left(self._sorted, rank)]
+
+    def up_to(self, rank: float) -> int:
+        return bisect_right(self._sorted, rank)
 
 
 class _Line:
@@ -104,6 +146,16 @@ class _Line:
 
     def yields_to(self, job: Job) -> Job | None:
         return None
+
+    def settled(self, job: Job) -> None:
+        """Nothing is known of each."""
+
+    def sweep(self) -> int:
+        return 0
+
+    def _put_back(self) -> int:
+        """Those before all others; they are as many as lost batches had."""
+        return sum(not job.is_settled for job in self._back)
 
     def purge(self) -> None:
         self._back = _waiting(self._back)
@@ -165,6 +217,9 @@ class LifoOnOverload(_Line):
     def ahead_of(self, job: Job) -> int | None:
         return 0 if self.is_overloaded else None
 
+    def sweep(self) -> int:
+        return _sweep(self._jobs, self._jobs.popleft, 0)
+
     def purge(self) -> None:
         super().purge()
         self._jobs = _waiting(self._jobs)
@@ -184,9 +239,11 @@ class Prioritised(_Line):
     def __init__(self) -> None:
         super().__init__()
         self._jobs: list[deque[Job]] = [deque() for _ in range(PRIORITIES)]
+        self._ranks = _Ranks()
 
     def append(self, job: Job, /) -> None:
         self._jobs[job.priority].append(job)
+        self._ranks.add(job, _rank(job))
 
     def _next(self) -> deque[Job]:
         if self._back:
@@ -194,7 +251,9 @@ class Prioritised(_Line):
         return min((jobs for jobs in self._jobs if jobs), key=lambda jobs: _rank(jobs[0]))
 
     def popleft(self) -> Job:
-        return self._next().popleft()
+        job = self._next().popleft()
+        self._ranks.drop(job)
+        return job
 
     def __getitem__(self, index: int, /) -> Job:
         return self._next()[0]
@@ -206,8 +265,13 @@ class Prioritised(_Line):
         return itertools.chain(self._back, *self._jobs)
 
     def ahead_of(self, job: Job) -> int | None:
-        rank = _rank(job)
-        return sum(_rank(each) <= rank for each in self if not each.is_settled)
+        return self._put_back() + self._ranks.up_to(_rank(job))
+
+    def settled(self, job: Job) -> None:
+        self._ranks.drop(job)
+
+    def sweep(self) -> int:
+        return sum(_sweep(jobs, jobs.pop, -1) for jobs in self._jobs)
 
     def yields_to(self, job: Job) -> Job | None:
         for jobs in self._jobs[: job.priority : -1]:
@@ -233,15 +297,22 @@ class EarliestDeadline(_Line):
         self._patience = patience
         self._numbers = itertools.count()
         self._jobs: list[tuple[float, int, Job]] = []
+        self._ranks = _Ranks()
 
     def _due(self, job: Job) -> float:
         return job.offered_at + self._patience if job.deadline is None else job.deadline
 
     def append(self, job: Job, /) -> None:
-        heapq.heappush(self._jobs, (self._due(job), next(self._numbers), job))
+        due = self._due(job)
+        heapq.heappush(self._jobs, (due, next(self._numbers), job))
+        self._ranks.add(job, due)
 
     def popleft(self) -> Job:
-        return self._back.popleft() if self._back else heapq.heappop(self._jobs)[2]
+        if self._back:
+            return self._back.popleft()
+        job = heapq.heappop(self._jobs)[2]
+        self._ranks.drop(job)
+        return job
 
     def __getitem__(self, index: int, /) -> Job:
         return self._back[0] if self._back else self._jobs[0][2]
@@ -253,9 +324,10 @@ class EarliestDeadline(_Line):
         return itertools.chain(self._back, (job for _, _, job in sorted(self._jobs)))
 
     def ahead_of(self, job: Job) -> int | None:
-        due = self._due(job)
-        behind = sum(other > due or each.is_settled for other, _, each in self._jobs)
-        return len(self) - behind
+        return self._put_back() + self._ranks.up_to(self._due(job))
+
+    def settled(self, job: Job) -> None:
+        self._ranks.drop(job)
 
     def purge(self) -> None:
         super().purge()
@@ -265,6 +337,14 @@ class EarliestDeadline(_Line):
 
 def _waiting(jobs: Iterable[Job]) -> deque[Job]:
     return deque(job for job in jobs if not job.is_settled)
+
+
+def _sweep(jobs: deque[Job], pop: Callable[[], Job], end: int) -> int:
+    swept = 0
+    while jobs and jobs[end].is_settled:
+        pop()
+        swept += 1
+    return swept
 
 
 def priority_of(headers: Mapping[str, str], otherwise: int) -> int:

@@ -364,6 +364,6 @@ class Dispatcher:
         job.settle(to, outcome)
         version.deadlines.settled(job)
         if waiting:
-            version.queue.discard()
+            version.queue.discard(job)
         if to is not JobState.CANCELLED:
             self._agenda.command(Resolve(job))

@@ -193,8 +193,8 @@ class SequenceQueue:
         """Close the sequences of a worker that is no more; requests that will not be served."""
         return self.end([each.id for each in self._open.values() if each.worker == worker])
 
-    def discard(self) -> None:
-        """One waiting request was settled from outside; it will be skipped."""
+    def discard(self, job: Job) -> None:
+        """``job``, which waits, was settled from outside; it will be skipped."""
         self._waiting -= 1
 
     def answered(self, now: float, seconds: float, running: int, size: int) -> None:

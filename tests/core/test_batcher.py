@@ -30,7 +30,7 @@ def fill(queue: ModelQueue, count: int, at: float = 0.0) -> list[Job]:
 
 def discard(queue: ModelQueue, job: Job) -> None:
     job.settle(JobState.CANCELLED, Outcome())
-    queue.discard()
+    queue.discard(job)
 
 
 def test_a_full_queue_refuses_and_forgets_the_refused():

@@ -155,7 +155,7 @@ def test_another_discipline_takes_over_who_waits():
     queue.put_back([Job("x", {}, [], 0.0, losses=1), Job("y", {}, [], 0.0, losses=1)])
     gone = put(queue, "gone")
     gone.settle(JobState.CANCELLED, Outcome())
-    queue.discard()
+    queue.discard(gone)
     queue.resize(100, 1, 0.0, adaptive=True, discipline=PRIORITY)
     assert len(queue) == 5
     assert take_all(queue) == "xycba"
@@ -244,9 +244,28 @@ class QueueMachine(RuleBasedStateMachine):
                 return
         self.there.append(job)
 
+    @rule(priority=st.integers(0, 9), patience=st.none() | st.floats(0.1, 40.0))
+    def ask_who_is_ahead(self, priority: int, patience: float | None) -> None:
+        job = Job("newcomer", {}, [], self.now, priority=priority)
+        job.deadline = None if patience is None else self.now + patience
+        ahead = self.queue.ahead_of(job)
+        if self.discipline == PRIORITY:
+            ranks = [each.offered_at + AGEING * each.priority for each in self.there]
+            own = self.now + AGEING * priority
+            assert ahead == len(self.back) + sum(rank <= own for rank in ranks)
+        elif self.discipline == DEADLINE:
+            own = self.now + NOMINAL_PATIENCE if patience is None else job.deadline
+            dues = [
+                each.offered_at + NOMINAL_PATIENCE if each.deadline is None else each.deadline
+                for each in self.there
+            ]
+            assert ahead == len(self.back) + sum(due <= own for due in dues)
+        else:
+            assert ahead in (0, len(self.back) + len(self.there))
+
     def settle(self, job: Job) -> None:
         job.settle(JobState.FAILED, Outcome())
-        self.queue.discard()
+        self.queue.discard(job)
         (self.back if job in self.back else self.there).remove(job)
 
     @precondition(lambda self: self.there or self.back)

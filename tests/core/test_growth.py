@@ -1,0 +1,98 @@
+"""What one more request costs does not depend on how many wait: calls are counted, not seconds."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flambeau.frontend.batcher import ModelQueue
+from flambeau.frontend.disciplines import DISCIPLINES, PRIORITY
+from flambeau.frontend.jobs import Job, JobState, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+FEW, MANY = 200, 6400
+
+
+def calls_of(steps: Iterable[Callable[[], object]]) -> float:
+    """Calls, those of built-in functions and of generators included, that a step makes."""
+    steps = list(steps)
+    calls = 0
+
+    def count(frame, event, argument) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        for step in steps:
+            step()
+    finally:
+        sys.setprofile(None)
+    return calls / len(steps)
+
+
+class Crowd:
+    """A full queue of so many, one of whom comes each millisecond."""
+
+    def __init__(self, count: int, discipline: str) -> None:
+        self.queue = ModelQueue(count, 1, 0.0, adaptive=True, discipline=discipline)
+        self.now = 0.0
+        self.jobs = [self.come() for _ in range(count)]
+
+    def come(self, priority: int | None = None) -> Job:
+        self.now += 0.001
+        urgency = len(self.queue) % 9 + 1 if priority is None else priority
+        job = Job("job", {}, [], self.now, deadline=self.now + 60.0, priority=urgency)
+        self.queue.ahead_of(job)
+        if not self.queue.offer(job, self.now):
+            other = self.queue.yields_to(job)
+            if other is not None:
+                self.leave(other)
+                assert self.queue.offer(job, self.now)
+        return job
+
+    def leave(self, job: Job) -> None:
+        job.settle(JobState.CANCELLED, Outcome())
+        self.queue.discard(job)
+
+    def be_replaced(self, job: Job) -> None:
+        self.leave(job)
+        self.come()
+
+
+def assert_no_growth(cost: Callable[[int], float]) -> None:
+    few, many = cost(FEW), cost(MANY)
+    assert many < 1.5 * few + 10
+
+
+@pytest.mark.parametrize("discipline", DISCIPLINES)
+def test_to_come_costs_the_same_however_many_wait(discipline: str) -> None:
+    def cost(count: int) -> float:
+        crowd = Crowd(count, discipline)
+        crowd.queue.capacity += 100
+        return calls_of([crowd.come] * 100)
+
+    assert_no_growth(cost)
+
+
+@pytest.mark.parametrize("discipline", DISCIPLINES)
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_to_take_the_place_of_who_left_costs_the_same(discipline: str, newest_first: bool) -> None:
+    def cost(count: int) -> float:
+        crowd = Crowd(count, discipline)
+        order = crowd.jobs[:: -1 if newest_first else 1]
+        return calls_of(lambda job=job: crowd.be_replaced(job) for job in order[: count // 2])
+
+    assert_no_growth(cost)
+
+
+def test_to_displace_who_is_less_urgent_costs_the_same() -> None:
+    def cost(count: int) -> float:
+        crowd = Crowd(count, PRIORITY)
+        return calls_of([lambda: crowd.come(0)] * (count // 2))
+
+    assert_no_growth(cost)
