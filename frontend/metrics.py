@@ -7,20 +7,19 @@ clients cannot make new ones by asking for unknown models.
 
 from __future__ import annotations
 
-import re
 import socket
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
-    HistogramMetricFamily,
     Metric,
 )
 from prometheus_client.registry import Collector
 
+from .exposition import HistogramLines, sample_names, write
 from .handler_metrics import HandlerMetrics
 from .lifecycle import VersionKey, torchserve_name
 from .metric_log import MetricLog
@@ -56,15 +55,6 @@ class _Histogram:
     def add(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
-
-    def buckets(self) -> list[tuple[str, float]]:
-        """Upper bounds and cumulative counts, as the library wants them."""
-        found = 0
-        buckets = []
-        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
-            found += count
-            buckets.append(("+Inf" if bound == float("inf") else str(float(bound)), float(found)))
-        return buckets
 
 
 class _Totals:
@@ -238,13 +228,12 @@ class Metrics(Collector):
 
     def exposition(self, names: Sequence[str] = ()) -> bytes:
         """Prometheus text 0.0.4; with ``names``, only the families or samples called so."""
-        selection = _Selection(self._registry, frozenset(names))
-        text = generate_latest(selection).decode()
-        # The library puts the suffix _total into the HELP and TYPE lines of every counter, also of
-        # TorchServe's and of handlers, whose samples do not have it.
-        for name in selection.bare_counters:
-            text = re.sub(rf"^(# (?:HELP|TYPE) {name})_total ", r"\1 ", text, flags=re.MULTILINE)
-        return text.encode()
+        wanted = frozenset(names)
+        return write(
+            family
+            for family in self._registry.collect()
+            if not wanted or family.name in wanted or wanted & sample_names(family)
+        )
 
     def collect(self) -> Iterator[Metric]:
         """The families of this moment, for the library's registry."""
@@ -365,34 +354,13 @@ class Metrics(Collector):
             ("request", "flambeau_request_seconds", "Time from a request's headers to its answer"),
             ("batch", "flambeau_batch_size", "Requests in a batch"),
         ):
-            family = HistogramMetricFamily(name, documentation, labels=["model", "version"])
-            for key, version in self._versions.items():
+            bounds = BATCH_BOUNDS if field == "batch" else SECONDS_BOUNDS
+            family = HistogramLines(name, documentation, bounds)
+            for (model, model_version), version in self._versions.items():
                 histogram: _Histogram = getattr(version, field)
-                family.add_metric(list(key), histogram.buckets(), histogram.total)
+                labels = {"model": model, "version": model_version}
+                family.add(labels, histogram.counts, histogram.total)
             yield family
-
-
-class _Selection(Collector):
-    """The families of a registry that a scrape asked for by name."""
-
-    def __init__(self, registry: CollectorRegistry, names: frozenset[str]) -> None:
-        self._registry = registry
-        self._names = names
-        self.bare_counters: list[str] = []
-
-    def collect(self) -> Iterator[Metric]:
-        for family in self._registry.collect():
-            if not self._names or self._is_wanted(family):
-                if family.type == "counter" and f"{family.name}_total" not in {
-                    sample.name for sample in family.samples
-                }:
-                    self.bare_counters.append(family.name)
-                yield family
-
-    def _is_wanted(self, family: Metric) -> bool:
-        return family.name in self._names or any(
-            sample.name in self._names for sample in family.samples
-        )
 
 
 def _torchserve_metric(name: str, kind: str, unit: str) -> Metric:

@@ -19,7 +19,7 @@ LAYERS = [
     model_store.make_environment
     frontend.errors frontend.properties frontend.table frontend.version_settings
     frontend.worker_memory frontend.control_groups frontend.access_log frontend.shielded
-    frontend.metric_lines
+    frontend.metric_lines frontend.exposition
     """,
     "model_store.strict_yaml model_store.signatures model_store.file_kinds "
     "model_store.shared_cache model_store.requirements worker.protocol",
