@@ -12,6 +12,11 @@ _BLANK = " \t\f"
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _BACKSLASHES_AT_END = re.compile(r"\\+\Z")
 _ESCAPE = re.compile(r"\\(?:u(?P<hex>.{0,4})|(?P<char>.))", re.DOTALL)
+_ESCAPES = str.maketrans(
+    {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\f": "\\f"}
+    | {char: f"\\{char}" for char in "=:#!"}
+)
+_NOT_PLAIN = re.compile(r"[^ -~]")
 _CONTROL = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
 _VARIABLE = re.compile(r"\$\$([A-Za-z_][A-Za-z0-9_]*)\$\$")
 
@@ -64,17 +69,19 @@ def format_properties(entries: Mapping[str, str]) -> str:
 
 
 def _escape(text: str, *, of_key: bool) -> str:
-    words = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\f": "\\f"}
-    words.update({char: f"\\{char}" for char in "=:#!"})
-    escaped = "".join(words.get(char, char) for char in text)
+    escaped = text.translate(_ESCAPES)
     # Blanks end a key; in front of a value they would be skipped.
     if of_key:
         escaped = escaped.replace(" ", "\\ ")
     elif escaped.startswith(" "):
         escaped = "\\" + escaped
-    units = escaped.encode("utf-16-be", "surrogatepass")
+    return _NOT_PLAIN.sub(_as_units, escaped)
+
+
+def _as_units(char: re.Match[str]) -> str:
+    units = char[0].encode("utf-16-be", "surrogatepass")
     codes = [int.from_bytes(units[at : at + 2], "big") for at in range(0, len(units), 2)]
-    return "".join(chr(code) if 0x20 <= code < 0x7F else f"\\u{code:04x}" for code in codes)
+    return "".join(f"\\u{code:04x}" for code in codes)
 
 
 def substitute(value: str, environ: Mapping[str, str]) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..model_store import snapshot
 from .properties import format_properties
@@ -37,27 +39,48 @@ _NOT_KEPT = frozenset(
 logger = logging.getLogger("flambeau.snapshot")
 
 
+class _Draft(NamedTuple):
+    """What was registered at a time."""
+
+    occasion: snapshot.Occasion
+    at: float
+    models: dict[str, dict[str, dict[str, object]]]
+
+
 class Snapshots:
-    """Writes a snapshot of the registry after each change, in order, off the event loop."""
+    """Writes a snapshot of the registry after each change, in order, off the event loop.
+
+    Of changes that come while another snapshot is written, the last one counts: a snapshot holds
+    everything, and one for each of many models would be work that grows with their square.
+    """
 
     def __init__(self, config: Config, registry: Registry) -> None:
         self._config = config
         self._registry = registry
         self._writer = ThreadPoolExecutor(1, "snapshots")
+        self._lock = threading.Lock()
+        self._waiting: deque[_Draft] = deque()
 
     def take(self, occasion: snapshot.Occasion) -> None:
         """Write down what is registered now."""
-        now = time.time()
-        name = snapshot.name_at(now, occasion)
-        text = render(self._config, self._registry.snapshot(), name, now)
-        self._writer.submit(self._write, name, text)
+        draft = _Draft(occasion, time.time(), self._registry.snapshot())
+        with self._lock:
+            if self._waiting and self._waiting[-1].occasion == occasion:
+                self._waiting[-1] = draft
+                return
+            self._waiting.append(draft)
+        self._writer.submit(self._write_next)
 
     def close(self) -> None:
         """Wait until everything is written."""
         self._writer.shutdown()
 
-    def _write(self, name: str, text: str) -> None:
+    def _write_next(self) -> None:
+        with self._lock:
+            draft = self._waiting.popleft()
+        name = snapshot.name_at(draft.at, draft.occasion)
         try:
+            text = render(self._config, draft.models, name, draft.at)
             snapshot.write(self._config.snapshot_dir, name, text)
         except OSError as error:
             logger.error("snapshot %s cannot be written: %s", name, error.strerror)

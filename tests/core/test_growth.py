@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from flambeau.frontend.batcher import ModelQueue
+from flambeau.frontend.config import load_config
 from flambeau.frontend.disciplines import DISCIPLINES, PRIORITY
 from flambeau.frontend.jobs import Job, JobState, Outcome
 from flambeau.frontend.metrics import Metrics
+from flambeau.frontend.snapshots import Snapshots, render
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -109,3 +114,42 @@ def test_a_scrape_is_cheap_for_each_model() -> None:
 
     # It is 76 lines for each; the Prometheus library makes 20 calls for a line.
     assert (scrape(120) - scrape(20)) / 100 < 4 * 76
+
+
+def test_a_snapshot_is_cheap_for_each_model() -> None:
+    config = load_config({}, {}, Path.cwd())
+
+    def calls(models: int) -> float:
+        version = {"defaultVersion": True, "marName": "m.mar", "minWorkers": 2, "batchSize": 4}
+        registered = {f"model-{number}": {"1.0": version} for number in range(models)}
+        return calls_of([lambda: render(config, registered, "now-snapshot.cfg", 0.0)])
+
+    # Each has some 150 characters: several calls for each of those would be far more.
+    assert (calls(120) - calls(20)) / 100 < 250
+
+
+class SlowFolder:
+    """Takes snapshots; the first one is not written before ``go`` is set."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.written: list[str] = []
+
+    def write(self, folder: Path, name: str, text: str) -> None:
+        assert self.go.wait(10)
+        self.written.append(text)
+
+
+def test_changes_that_come_while_a_snapshot_is_written_make_one_more(monkeypatch) -> None:
+    folder = SlowFolder()
+    monkeypatch.setattr("flambeau.frontend.snapshots.snapshot.write", folder.write)
+    registry = SimpleNamespace(models=0)
+    registry.snapshot = lambda: {str(number): {"1.0": {}} for number in range(registry.models)}
+    snapshots = Snapshots(load_config({}, {}, Path.cwd()), registry)
+    for registry.models in range(1, 101):
+        snapshots.take("snapshot")
+    snapshots.take("shutdown")
+    folder.go.set()
+    snapshots.close()
+    assert len(folder.written) <= 3
+    assert all('"modelCount"\\: 100' in text for text in folder.written[-2:])
