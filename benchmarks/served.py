@@ -34,6 +34,8 @@ class Served:
     pid: int
     inference: str
     management: str
+    metrics: str
+    run_dir: Path
     start_seconds: float
 
     def worker(self, model: str) -> int:
@@ -76,7 +78,8 @@ def serving(
                 os.close(writing)
                 addresses = _wait(pipe.fileno(), log)
                 seconds = time.perf_counter() - started
-                yield Served(process.pid, addresses["inference"], addresses["management"], seconds)
+                urls = (addresses[name] for name in ("inference", "management", "metrics"))
+                yield Served(process.pid, *urls, Path(run_dir), seconds)
 
 
 def _command(

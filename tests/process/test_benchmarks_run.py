@@ -206,3 +206,18 @@ def test_batching_is_compared_with_an_oracle() -> None:
     assert 10.0 <= float(p99) < 20.0
     assert 0.5 < float(ratio) < 3.0
     assert " of 1 workloads" in done.stdout
+
+
+@pytest.mark.timeout(90)
+def test_a_little_growth_is_measured_from_every_side() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "growth.py"), "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=80, check=False)
+    assert done.returncode == 0, done.stderr
+    parts = done.stdout.split("### ")[1:]
+    assert [part.split()[0] for part in parts] == ["Models", "Workers", "Queue", "Soak"]
+    models, workers, queue, soak = parts
+    assert list(rows(models)) == ["models", "1", "4"]
+    assert list(rows(workers)) == ["models", "1", "2"]
+    assert {"fifo", "lifo_on_overload", "priority", "deadline"} < set(rows(queue))
+    assert "given up" not in queue
+    assert "bytes per 1,000 requests" in soak
