@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ _MOST_FILES = 10_000
 Model = tuple["Path", str | None]
 """The folder of a model, and its handler file where the model is nothing else."""
 _State = dict[str, tuple[int, int]]
+_OTHER = (-1, -1)
+"""The size and time of no file."""
 
 
 async def watch(registry: Registry, engine: Engine) -> None:
@@ -41,7 +44,8 @@ async def watch(registry: Registry, engine: Engine) -> None:
             logger.warning("the files of the models cannot be looked at: %s", error.strerror)
             now = {key: seen[key] for key in models if key in seen}
         for key, state in now.items():
-            changed = changes(seen.get(key, state), state, models[key][1])
+            before = seen.get(key) or as_of(_started(engine, key), state)
+            changed = changes(before, state, models[key][1])
             if changed:
                 logger.info("%s changed: new workers for model %s", ", ".join(changed), key[0])
                 engine.replace(key)
@@ -53,6 +57,23 @@ def states(models: dict[VersionKey, Model]) -> dict[VersionKey, _State]:
     """What the files of each model look like now: path in its folder to size and time."""
     handlers = {folder / name for folder, name in models.values() if name is not None}
     return {key: dict(_files(*model, handlers)) for key, model in models.items()}
+
+
+def as_of(moment: float, state: _State) -> _State:
+    """``state`` as it was at ``moment`` (wall clock), as far as its times tell.
+
+    A file may change after the workers have read it and before the first look at it.
+    """
+    limit = moment * 1e9
+    return {name: stamp if stamp[1] <= limit else _OTHER for name, stamp in state.items()}
+
+
+def _started(engine: Engine, key: VersionKey) -> float:
+    """When, by the wall clock, the first of its workers started; for ever if it has none."""
+    version = engine.version(key)
+    slots = version.slots.values() if version is not None else ()
+    starts = [slot.started_at for slot in slots if slot.started_at]
+    return time.time() - (time.monotonic() - min(starts)) if starts else float("inf")
 
 
 def changes(before: _State, after: _State, handler: str | None = None) -> list[str]:

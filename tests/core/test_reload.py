@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from flambeau.frontend.reload import changes, states
+from flambeau.frontend.reload import as_of, changes, states
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +48,18 @@ def test_every_file_of_a_folder_counts_but_not_what_python_writes(tmp_path):
 def test_many_changes_are_told_in_short():
     after = {f"f{number}": (1, 1) for number in range(9)}
     assert changes({}, after) == ["f0", "f1", "f2", "6 more"]
+
+
+def test_what_changed_after_the_workers_had_read_it_is_a_change_at_the_first_look(tmp_path):
+    models = {A: (tmp_path, "a.py")}
+    write(tmp_path / "a.py", "1", 100)
+    write(tmp_path / "shared.py", "1", 100)
+    (state,) = states(models).values()
+    assert changes(as_of(101.0, state), state, "a.py") == []
+    assert changes(as_of(float("inf"), state), state, "a.py") == []
+    write(tmp_path / "shared.py", "1", 103)
+    (state,) = states(models).values()
+    assert changes(as_of(101.0, state), state, "a.py") == ["shared.py"]
 
 
 def test_another_draft_in_the_folder_concerns_nobody(tmp_path):
