@@ -73,7 +73,8 @@ class AnswerParser:
     def feed(self, data: bytes) -> Answer | None:
         """The answer, once it is whole; raises NotHttpError."""
         if self._head is None:
-            if not self._buffer and (answer := self._at_once(data)) is not None:
+            is_first = not (self._buffer or self._size)
+            if is_first and (answer := self._at_once(data)) is not None:
                 return answer
             self._size += len(data)
             rest = self._take_head(self._buffer + data if self._buffer else data)

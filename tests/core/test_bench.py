@@ -8,7 +8,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flambeau.frontend.bench.answers import KEPT, Answer, AnswerParser, NotHttpError
@@ -85,6 +85,7 @@ def feed(parser: AnswerParser, wire: bytes, cuts: list[int]) -> list[Answer]:
     st.sampled_from([PLAIN, CHUNKED, b"HTTP/1.1 100 Continue\r\n\r\n" + PLAIN]),
     st.lists(st.integers(0, 500)),
 )
+@example(b"HTTP/1.1 100 Continue\r\n\r\n" + PLAIN, [25])
 def test_an_answer_is_the_same_however_it_is_cut(wire, cuts):
     parser = AnswerParser()
     for _ in range(2):
