@@ -259,8 +259,8 @@ class ModelQueue:
             self._aggregating_since = None
             return None
         waiting = len(self)
-        if self._adaptive and workers > 1:
-            self._most = self.arrivals.share(waiting, running, workers)
+        divides = self._adaptive and workers > 1
+        self._most = self.arrivals.share(waiting, running, workers) if divides else None
         if (
             waiting >= min(self.batch_size, self.capacity)
             or self.max_batch_delay <= 0

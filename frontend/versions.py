@@ -208,7 +208,7 @@ class Version(Lifecycle[VersionState]):
     @property
     def workers_at_hand(self) -> int:
         """How many share what comes, the busy ones included."""
-        return sum(slot.is_ready and not slot.retiring for slot in self.slots.values())
+        return sum(slot.is_ready for slot in self.slots.values())
 
     @property
     def is_settled(self) -> bool:

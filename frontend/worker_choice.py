@@ -57,6 +57,8 @@ def worker_to_prefetch(version: Version) -> Worker | None:
     limit = PREFETCH_BELOW if len(slots) == 1 else PREFETCH_BESIDE_OTHERS_BELOW
     if seconds is None or seconds > limit or spec.concurrency > 1 or not spec.lost_retries:
         return None
+    if len(version.queue) < version.queue.batch_size:
+        return None
     depth = max(2, int(PREFETCHED_WORK / max(seconds, 1e-6)))
     best: Worker | None = None
     for slot in slots.values():
@@ -67,7 +69,5 @@ def worker_to_prefetch(version: Version) -> Worker | None:
             continue
         if best is None or len(worker.in_flight) < len(best.in_flight):
             best = worker
-    if best is None or len(version.queue) < version.queue.batch_size:
-        return None
-    head = version.queue.head()
+    head = version.queue.head() if best is not None else None
     return None if head is None or head.must_travel_alone else best

@@ -170,14 +170,16 @@ class Connection(asyncio.Protocol):
 
     def answer_in_pieces(self, head: bytes, stream: Stream, *, keep_alive: bool) -> None:
         """Send this, then the pieces as they come."""
-        sending = self._send(head, stream, keep_alive=keep_alive)
+        if self.transport is None:
+            stream.abandon()
+            return
+        sending = self._send(self.transport, head, stream, keep_alive=keep_alive)
         self._streaming = asyncio.get_running_loop().create_task(sending)
 
-    async def _send(self, head: bytes, stream: Stream, *, keep_alive: bool) -> None:
-        transport = self.transport
+    async def _send(
+        self, transport: asyncio.Transport, head: bytes, stream: Stream, *, keep_alive: bool
+    ) -> None:
         try:
-            if transport is None:
-                raise asyncio.CancelledError
             transport.write(head)
             async for piece in stream:
                 transport.write(b"".join((b"%x\r\n" % len(piece), piece, b"\r\n")))
@@ -188,8 +190,7 @@ class Connection(asyncio.Protocol):
             # Without the end that would make what was sent look complete.
             stream.abandon()
             keep_alive = False
-            if transport is not None:
-                transport.abort()
+            transport.abort()
         except BaseException:
             stream.abandon()
             self.abort()

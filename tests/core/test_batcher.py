@@ -47,6 +47,14 @@ def test_a_full_batch_is_due_at_once_under_every_policy():
         assert queue.due(0.0, 0, 1) == NOW
 
 
+def test_a_share_is_forgotten_once_one_worker_is_left():
+    queue = make_queue(4)
+    fill(queue, 2)
+    queue.due(0.0, 0, 2)
+    queue.due(0.0, 0, 1)
+    assert len(queue.take()) == 2
+
+
 def test_fixed_waits_from_the_moment_at_which_a_worker_could_have_taken_the_first():
     queue = make_queue(adaptive=False, delay=0.1)
     fill(queue, 1, at=1.0)
