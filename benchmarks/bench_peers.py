@@ -2,9 +2,9 @@
 
     make bench-peers                           (or: python benchmarks/bench_peers.py)
 
-Each server gets a Python environment of its own under .make/peers, made the first time. In each
-round, for each workload, one server after the other is started, asked and ended; the order shifts
-from round to round. Progress goes to standard error, the report (Markdown) to standard output.
+Each server gets a Python environment of its own under .make/peers, made the first time. First each
+is started alone, for its start and its memory. Then, for each workload, all run at once and are
+asked in turn. Progress goes to standard error, the report (Markdown) to standard output.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from load import TOOLS, Load
 from peers.commands import SERVERS
 from peers.environments import install, python_of, versions
 from peers.report import markdown, put
-from peers.results import OWN, Results
+from peers.results import Results
 from peers.servers import serving
 from peers.sizes import STREAM
-from peers.windows import Plan, Turn, measure
+from peers.together import measure_together
+from peers.windows import Plan, Turn, look
 from peers.workloads import MOST, WORKLOADS, loop_rate, references, write_bodies
-from processes import HERE, BenchmarkError, OtherWork
+from processes import HERE, BenchmarkError
 
 from flambeau import __version__
 
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from peers.workloads import Workload
 
 PAGE = HERE.parent / "docs" / "benchmarks.md"
-_STARTS = 2
-"""So often a server may fail to start, with a workload."""
 
 
 def main() -> int:
@@ -88,7 +87,7 @@ def write_plots(results: Results, folder: Path) -> list[str]:
 
 
 def measure_all(arguments: argparse.Namespace) -> Results:
-    """All rounds, in one temporary folder that is gone afterwards."""
+    """Everything, in one temporary folder that is gone afterwards."""
     results = Results(client(Load(arguments.client).tool))
     servers = installed(arguments.peers, results)
     results.versions = versions(servers)
@@ -97,13 +96,13 @@ def measure_all(arguments: argparse.Namespace) -> Results:
         write_bodies(folder)
         found = references(folder, arguments.blocks, arguments.workloads)
         results.ceilings = {each: found[each].ceiling for each in arguments.workloads}
-        for number in range(1, arguments.rounds + 1):
-            for each in arguments.workloads:
-                say(f"Round {number} of {arguments.rounds}, {each}")
-                shift = (number - 1) % len(servers)
-                for server in servers[shift:] + servers[:shift]:
-                    if may_take_turn(results, server, each):
-                        take_turn(arguments, results, server, found[each], number, folder)
+        measure_alone(arguments, results, servers, found[arguments.workloads[0]], folder)
+        for each in arguments.workloads:
+            able = [server for server in servers if is_able(results, server, each)]
+            plan = planned(arguments, each, folder)
+            # wrk does not tell when the first piece of an answer came.
+            load = Load("asyncio" if each == STREAM else arguments.client)
+            measure_together(results, found[each], able, load, plan, folder)
     return results
 
 
@@ -132,68 +131,57 @@ def installed(names: list[str], results: Results) -> list[str]:
     return there
 
 
-def may_take_turn(results: Results, server: str, workload: str) -> bool:
-    """Not if it cannot stream, or did not start twice."""
+def is_able(results: Results, server: str, workload: str) -> bool:
+    """Not if it cannot stream, which the report says."""
     reason = SERVERS[server].cannot
-    if workload == STREAM and reason:
-        problem = f"{server}, {workload} left out: {reason}."
-        if problem not in results.problems:
-            results.problems.append(problem)
-        return False
-    if results.failed_starts.get(f"{server}, {workload}", 0) >= _STARTS:
-        say(f"    {server} is not started again, after {_STARTS} starts that failed.")
-        return False
-    return True
+    if workload != STREAM or not reason:
+        return True
+    results.problems.append(f"{server}, {workload} left out: {reason}.")
+    return False
 
 
-def planned(arguments: argparse.Namespace, server: str, workload: str, folder: Path) -> Plan:
-    """The windows of a turn."""
+def planned(arguments: argparse.Namespace, workload: str, folder: Path) -> Plan:
+    """What is measured of each server."""
 
     def loop() -> float:
         return loop_rate(folder, arguments.blocks, workload, arguments.seconds)
 
     most = MOST.get(workload)
     return Plan(
+        arguments.rounds,
         [each for each in arguments.connections if most is None or each <= most],
         arguments.seconds,
         arguments.warm_up,
+        arguments.blocks,
         most is None and not arguments.no_open_loop,
-        loop if (server, workload) == (OWN, "conv") else None,
+        loop if workload == "conv" else None,
     )
 
 
-def take_turn(
+def measure_alone(
     arguments: argparse.Namespace,
     results: Results,
-    server: str,
+    servers: list[str],
     workload: Workload,
-    number: int,
     folder: Path,
 ) -> None:
-    """Start a server, measure it, end it."""
-    turn = Turn(server, workload.name, number, results.samples, results.problems)
-    home = folder / server
-    work = OtherWork()
-    # wrk does not tell when the first piece of an answer came.
-    load = Load("asyncio" if workload.name == STREAM else arguments.client)
-    plan = planned(arguments, server, workload.name, folder)
-    has_started = False
-    try:
-        with serving(server, workload, arguments.blocks, home) as running:
-            has_started = True
-            measure(turn, running, load, plan)
-    except BenchmarkError as exc:
-        turn.fail(str(exc))
-        if not has_started:
-            name = f"{server}, {workload.name}"
-            results.failed_starts[name] = results.failed_starts.get(name, 0) + 1
-        print(exc, file=sys.stderr)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
-    turn.add("other work", work.cores())
-    rates = [each for each in results.samples if each.what == "rate" and each.server == server]
-    if rates and rates[-1].workload == workload.name and rates[-1].number == number:
-        say(f"    {server}: {rates[-1].value:,.0f} requests/s at {rates[-1].at} connections")
+    """Start each server, look at it, end it: in each round, before all are asked together."""
+    plan = planned(arguments, workload.name, folder)
+    load = Load(arguments.client)
+    able = list(servers)
+    for number in range(1, arguments.rounds + 1):
+        say(f"  each alone, round {number} of {arguments.rounds}")
+        for server in able.copy():
+            turn = Turn(server, workload.name, number, results.samples, results.problems)
+            home = folder / server
+            try:
+                with serving(server, workload, arguments.blocks, home) as running:
+                    look(turn, running, load, plan)
+            except BenchmarkError as exc:
+                turn.fail(str(exc))
+                able.remove(server)
+            finally:
+                shutil.rmtree(home, ignore_errors=True)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -35,7 +35,6 @@ _FOOTPRINT = {
     "idle PSS": ("PSS MB, idle", 0),
     "loaded PSS": ("PSS MB after the load", 0),
     "scale-up": ("s from 1 worker to 2", 2),
-    "other work": ("cores busy with other work", 2),
 }
 _OPEN = {
     "offered": ("offered/s", 0),
@@ -71,11 +70,15 @@ def _introduction(results: Results) -> str:
         f"{name} {rate:,.0f}/s" for name, rate in results.ceilings.items() if name != STREAM
     )
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
-    busy = [each.value for each in results.samples if each.what == "other work"]
+    busy, idle = (
+        [each.value for each in results.samples if each.what == what]
+        for what in ("other work", "others")
+    )
     today = f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}"
     return (
         f"{today}: {os.cpu_count()} cores, of which "
-        f"other work took {_spread(busy, 2) or 'none'}. {versions}. Load by {results.tool}, of "
+        f"other work took {_spread(busy, 2) or 'none'}, and the servers that were not asked "
+        f"{_spread(idle, 2) or 'none'}. {versions}. Load by {results.tool}, of "
         f"streams by flambeau bench. Rounds: {rounds}. One worker, one thread each. Median (range) "
         f"of the rounds. Called in a loop without a server at the beginning: {ceilings}."
     )

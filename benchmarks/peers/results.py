@@ -13,17 +13,13 @@ OWN = "flambeau"
 
 @dataclass
 class Results:
-    """Everything that one run has measured. ``ceilings``: per second without a server, at first.
-
-    ``failed_starts``: how many, by server and workload.
-    """
+    """Everything that one run has measured. ``ceilings``: per second without a server, at first."""
 
     tool: str
     samples: list[Sample] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     ceilings: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
-    failed_starts: dict[str, int] = field(default_factory=dict)
 
     def of(self, server: str, workload: str, what: str, at: str = "") -> dict[int, float]:
         """The figures by round."""

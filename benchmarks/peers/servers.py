@@ -41,6 +41,9 @@ class Running:
     start_seconds: float
     management: str | None = None
 
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
     def pids(self) -> list[int]:
         """The whole tree, and what has left it but not the session."""
         return sorted({*tree(self.process.pid), *in_session(self.process.pid)})

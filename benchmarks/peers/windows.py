@@ -1,4 +1,4 @@
-"""One server's turn in a round: its start, load over more and more connections, an open loop."""
+"""What is measured of a server that runs: load over some connections, an open loop, its memory."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 FASTEST = 5000.0
 """Requests per second: the open loop's client, in Python, is late itself above that."""
+LOOP_AT = 32
+"""Connections at which serving is compared with a loop."""
 _BESIDES = 60.0
 _ANSWERS = 4
 _LONGEST = 30.0
-LOOP_AT = 32
-"""Connections at which serving is compared with a loop."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Sample:
 
 @dataclass
 class Turn:
-    """What a server's turn brings. ``problems`` are windows that failed, and why."""
+    """A server's part of a round. ``problems`` are windows that failed, and why."""
 
     server: str
     workload: str
@@ -58,57 +58,37 @@ class Turn:
 
     def fail(self, message: str) -> None:
         """Remember it and go on: one server's failure is a result, too."""
-        where = f"round {self.number}, {self.server}, {self.workload}"
-        problem = f"{where}: {message.splitlines()[0]}"
+        when = f"round {self.number}, " if self.number else ""
+        problem = f"{when}{self.server}, {self.workload}: {message.splitlines()[0]}"
         self.problems.append(problem)
         say(f"    FAILED {problem}")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a turn is made of.
+    """What is measured of each server with a workload, in seconds and connections.
 
     ``loop`` runs the model without a server, and answers how many a second that makes: before and
-    after the window of ``LOOP_AT`` connections.
+    after our window of ``LOOP_AT`` connections.
     """
 
+    rounds: int
     connections: list[int]
     seconds: float
     warm_up: float
+    blocks: int
     open_loop: bool
     loop: Callable[[], float] | None = None
 
 
-def measure(turn: Turn, running: Running, load: Load, plan: Plan) -> None:
-    """All windows of a server that runs."""
+def look(turn: Turn, running: Running, load: Load, plan: Plan) -> None:
+    """What a server that runs alone takes: time to start, memory before and after some load."""
     turn.add("start", running.start_seconds)
     turn.add("idle PSS", running.pss_mb())
     turn.add("processes", len(running.pids()))
-    _closed(turn, running, load, 8, plan.warm_up, is_kept=False)
-    rates: list[float] = []
-    for each in plan.connections:
-        loop = plan.loop if each == LOOP_AT else None
-        before = loop() if loop is not None else 0.0
-        seconds = _long_enough(plan.seconds, each, rates)
-        rates.append(_closed(turn, running, load, each, seconds))
-        if loop is not None:
-            turn.add("loop", (before + loop()) / 2, str(each))
+    for each in (8, max(plan.connections)):
+        ask(turn, running, load, each, plan.warm_up, is_kept=False)
     turn.add("loaded PSS", running.pss_mb())
-    capacity = max(rates, default=0.0)
-    if plan.open_loop and capacity:
-        for at, share in (("half", 0.5), ("twice", 2.0)):
-            _open(turn, running, at, capacity * share, plan.seconds)
-    _scale(turn, running)
-
-
-def _long_enough(seconds: float, connections: int, rates: list[float]) -> float:
-    """So long that every connection gets a few answers: the first to be answered are too quick."""
-    fastest = max(rates, default=0.0)
-    needed = _ANSWERS * connections / fastest if fastest else 0.0
-    return max(seconds, min(needed, _LONGEST))
-
-
-def _scale(turn: Turn, running: Running) -> None:
     try:
         seconds = running.scale_up()
     except BenchmarkError as exc:
@@ -118,7 +98,14 @@ def _scale(turn: Turn, running: Running) -> None:
         turn.add("scale-up", seconds)
 
 
-def _closed(
+def long_enough(seconds: float, connections: int, rates: list[float]) -> float:
+    """So long that every connection gets a few answers: the first to be answered are too quick."""
+    fastest = max(rates, default=0.0)
+    needed = _ANSWERS * connections / fastest if fastest else 0.0
+    return max(seconds, min(needed, _LONGEST))
+
+
+def ask(
     turn: Turn,
     running: Running,
     load: Load,
@@ -151,10 +138,16 @@ def _closed(
     return window.rate
 
 
-def _open(turn: Turn, running: Running, at: str, rate: float, seconds: float) -> None:
-    if rate > FASTEST:
-        # The page says that there are no such figures.
+def offer(turn: Turn, running: Running, capacity: float, plan: Plan) -> None:
+    """An open loop at half and at twice the capacity, as far as its client is quick enough."""
+    if not capacity:
         return
+    _open(turn, running, "half", min(capacity / 2, FASTEST), plan.seconds)
+    if capacity * 2 <= FASTEST:
+        _open(turn, running, "twice", capacity * 2, plan.seconds)
+
+
+def _open(turn: Turn, running: Running, at: str, rate: float, seconds: float) -> None:
     target = running.target
     command = [sys.executable, HERE / "open_loop.py", target.url, target.body, target.content_type]
     command += [rate, min(0.5, seconds / 4), seconds, turn.number, "--any-answer"]

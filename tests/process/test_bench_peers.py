@@ -110,12 +110,13 @@ def _bench(folder: Path, *options: str) -> tuple[str, list[dict[str, Any]]]:
 @pytest.mark.timeout(170)
 def test_servers_take_turns_and_failures_are_reported(tmp_path: Path) -> None:
     servers = "flambeau,mosec,litserve,torchserve"
-    options = ["--workloads", "echo", "--connections", "8", "--rounds", "3"]
+    options = ["--workloads", "echo", "--connections", "8", "--rounds", "2"]
     report, samples = _bench(tmp_path, "--peers", servers, *options)
     assert "- torchserve left out: java is not installed." in report
-    assert "round 1, litserve, echo: the answer is [8.5] instead of [7.5]." in report
-    assert "round 2, litserve, echo: " in report
-    assert "round 3, litserve, echo: " not in report, "it is not started a third time"
+    wrong = "litserve, echo: the answer is [8.5] instead of [7.5]."
+    assert f"- round 1, {wrong}" in report
+    assert "- round 2, litserve, " not in report, "it is not started again"
+    assert report.count(f"- {wrong}") == 2, "it is tried twice beside the others"
     ahead = "requests/s / that of every other, 8 connections and more"
     assert f"| {ahead}; worst: echo, 8 connections, mosec |" in report
     assert "| bodies of 16 MB | - | - | at least 1.00 GB/s | not measured |" in report
@@ -125,8 +126,9 @@ def test_servers_take_turns_and_failures_are_reported(tmp_path: Path) -> None:
     assert turns[:4] == ["flambeau", "mosec", "mosec", "flambeau"], "the order shifts by round"
     assert {each["what"] for each in samples} >= {"start", "idle PSS", "loaded PSS", "cpu", "p99"}
     assert {each["server"] for each in samples if each["what"] == "scale-up"} == {"flambeau"}
-    offered = {each["at"] for each in samples if each["what"] == "offered"}
-    assert offered <= {"half", "twice"}
+    offered = {each["at"]: each["value"] for each in samples if each["what"] == "offered"}
+    assert "half" in offered
+    assert max(offered.values()) <= 5000, "the client cannot do more"
 
 
 @pytest.mark.timeout(170)
