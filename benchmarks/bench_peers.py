@@ -96,13 +96,17 @@ def measure_all(arguments: argparse.Namespace) -> Results:
         write_bodies(folder)
         found = references(folder, arguments.blocks, arguments.workloads)
         results.ceilings = {each: found[each].ceiling for each in arguments.workloads}
-        measure_alone(arguments, results, servers, found[arguments.workloads[0]], folder)
+        able = {
+            each: [server for server in servers if is_able(results, server, each)]
+            for each in arguments.workloads
+        }
+        first = arguments.workloads[0]
+        measure_alone(arguments, results, able[first], found[first], folder)
         for each in arguments.workloads:
-            able = [server for server in servers if is_able(results, server, each)]
             plan = planned(arguments, each, folder)
             # wrk does not tell when the first piece of an answer came.
             load = Load("asyncio" if each == STREAM else arguments.client)
-            measure_together(results, found[each], able, load, plan, folder)
+            measure_together(results, found[each], able[each], load, plan, folder)
     return results
 
 
