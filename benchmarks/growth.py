@@ -1,12 +1,14 @@
 """What things cost as the work grows: more models, more workers, a longer queue, more requests.
 
     python benchmarks/growth.py [--models 1,10,100,500] [--workers 1,10,100,500] [--queued 100000]
-                                [--requests 2000000] [--longest-soak 180] [--parts ...] [--quick]
+                                [--at-once 10,50,200] [--requests 2000000] [--longest-soak 180]
+                                [--parts ...] [--quick]
 
 ``models``: one server gets more and more models without workers, and is asked the same each time.
-``workers``: the same with a worker for each. ``queue``: requests that wait (``queued.py``).
-``soak``: requests one after the other, with the memory of frontend and worker along the way. A part
-says itself where it stopped before the end. The report is Markdown on standard output.
+``workers``: the same with a worker for each. ``at_once``: registrations that wait for their workers
+beside each other. ``queue``: requests that wait (``queued.py``). ``soak``: requests one after the
+other, with the memory of frontend and worker along the way. A part says itself where it stopped
+before the end. The report is Markdown on standard output.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from at_once import AtOnce, measure_at_once
 from crowded import Crowded, measure_crowd
 from echo import say
 from processes import HERE, BenchmarkError
 from soak import Soak, measure_soak
 
-PARTS = ("models", "workers", "queue", "soak")
+PARTS = ("models", "workers", "at_once", "queue", "soak")
 DISCIPLINES = ("fifo", "lifo_on_overload", "priority", "deadline")
 FEW_QUEUED = 1000
 CALLS = ("describe", "list", "scrape", "ping", "predict")
@@ -62,6 +65,15 @@ def footprint_table(rows: list[Crowded]) -> list[str]:
         lines += ["", f"Each model adds {per_model * 1000:.0f} kB to the frontend."]
     lines += [f"Stopped at {last.models} models: {last.stopped}."] if last.stopped else []
     return lines
+
+
+def at_once_table(rows: list[AtOnce]) -> list[str]:
+    """What a registration costs the frontend, beside how many others."""
+    return [
+        "| registrations at once | frontend CPU ms of each | all, s |",
+        "|---:|---:|---:|",
+        *(f"| {row.count} | {row.cpu_ms_each:.1f} | {row.seconds:.1f} |" for row in rows),
+    ]
 
 
 def queue_report(requests: int) -> list[str]:
@@ -131,6 +143,9 @@ def report(arguments: argparse.Namespace, folder: Path) -> list[str]:
             rows = measure_crowd(folder / part, counts, workers, quick=quick)
             lines += [f"### {part.capitalize()}", "", *models_table(rows), ""]
             lines += [*footprint_table(rows), ""]
+    if "at_once" in arguments.parts:
+        at_once = measure_at_once(folder / "at_once", arguments.at_once, quick=quick)
+        lines += ["### At once", "", *at_once_table(at_once), ""]
     if "queue" in arguments.parts:
         lines += ["### Queue", "", *queue_report(arguments.queued), ""]
     if "soak" in arguments.parts:
@@ -145,6 +160,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     counts = lambda text: [int(each) for each in text.split(",")]  # noqa: E731
     parser.add_argument("--models", type=counts, default=[1, 10, 100, 500])
     parser.add_argument("--workers", type=counts, default=[1, 10, 100, 500])
+    parser.add_argument("--at-once", type=counts, default=[10, 50, 200])
     parser.add_argument("--queued", type=int, default=100_000)
     parser.add_argument("--requests", type=int, default=2_000_000)
     parser.add_argument("--longest-soak", type=float, default=180.0, help="seconds")
@@ -153,6 +169,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.quick:
         arguments.models, arguments.workers, arguments.queued = [1, 4], [1, 2], 400
+        arguments.at_once = [2]
         arguments.requests, arguments.longest_soak = 100, 3.0
     return arguments
 

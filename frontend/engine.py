@@ -75,7 +75,8 @@ class Engine:
         self._processes = WorkerProcesses(launcher, self._router.endpoint, cores, device_environ)
         self._waiting: dict[Job, Callable[[Outcome], None]] = {}
         self._streams: dict[Job, BodyStream] = {}
-        self._watchers: set[asyncio.Future[None]] = set()
+        self._changes: dict[VersionKey | None, asyncio.Future[None]] = {}
+        """The next change of a version, or of any (None), where somebody waits for it."""
         self._is_closing = False
         self._timer: asyncio.TimerHandle | None = None
         self._measuring = self._loop.call_later(MEASURE_EVERY, self._measure)
@@ -158,8 +159,11 @@ class Engine:
         started = now()
         self._run(self._fleet.drain(key, started + timeout, started))
 
-    async def wait_until(self, condition: Callable[[], bool], timeout: float | None) -> bool:
-        """Wait until ``condition``, which is looked at after every change of a version or worker.
+    async def wait_until(
+        self, key: VersionKey | None, condition: Callable[[], bool], timeout: float | None
+    ) -> bool:
+        """Wait until ``condition``, which is looked at after every change of this version or of one
+        of its workers; where ``key`` is None, of any version.
 
         False when ``timeout`` seconds passed first.
         """
@@ -168,10 +172,10 @@ class Engine:
             left = None if deadline is None else deadline - now()
             if left is not None and left <= 0:
                 return False
-            change: asyncio.Future[None] = self._loop.create_future()
-            self._watchers.add(change)
+            change = self._changes.get(key)
+            if change is None:
+                change = self._changes[key] = self._loop.create_future()
             await asyncio.wait([change], timeout=left)
-            self._watchers.discard(change)
         return True
 
     async def close(self, timeout: float) -> None:
@@ -183,7 +187,7 @@ class Engine:
         for key in list(self._fleet.versions):
             self.drain(key, timeout)
         # Past the drain itself, Stop, SIGTERM and SIGKILL each have their own time.
-        await self.wait_until(lambda: self._fleet.is_empty, timeout + 30.0)
+        await self.wait_until(None, lambda: self._fleet.is_empty, timeout + 30.0)
         self.abort()
         await self._processes.ended()
         if self._timer is not None:
@@ -217,8 +221,8 @@ class Engine:
 
     def _run_rare(self, command: Scaled | Spawn | Kill | Report | Notify | Warn) -> None:
         match command:
-            case Notify():
-                self._notify()
+            case Notify(key):
+                self._notify(key)
             case Spawn():
                 self._processes.start(command, len(self._fleet.workers), self._exited)
             case Kill(identity, force):
@@ -260,11 +264,12 @@ class Engine:
             on_outcome(outcome)
         stream.put(piece.body)
 
-    def _notify(self) -> None:
-        watchers, self._watchers = self._watchers, set()
-        for watcher in watchers:
-            if not watcher.done():
-                watcher.set_result(None)
+    def _notify(self, key: VersionKey) -> None:
+        """Wake whoever waits for this version, or for all, and nobody else: many may wait."""
+        for about in (key, None):
+            change = self._changes.pop(about, None)
+            if change is not None:
+                change.set_result(None)
 
     def _arm(self) -> None:
         """Have the timer ring when the fleet wants it; one that rings too early does no harm."""

@@ -329,7 +329,7 @@ class Registry(Catalog):
             version = self._engine.version(spec.key)
             return version is None or version.is_settled or failure() is not None
 
-        await self._engine.wait_until(is_over, timeout)
+        await self._engine.wait_until(spec.key, is_over, timeout)
         return failure()
 
     async def _remove(self, record: Record, timeout: float) -> bool:
@@ -338,7 +338,7 @@ class Registry(Catalog):
         self._engine.drain(key, timeout)
         # Stop, SIGTERM and SIGKILL come after the drain, each with its own deadline.
         gone = await self._engine.wait_until(
-            lambda: self._engine.version(key) is None, timeout + 30.0
+            key, lambda: self._engine.version(key) is None, timeout + 30.0
         )
         if gone and self._records.get(name, {}).get(version) is record:
             del self._records[name][version]

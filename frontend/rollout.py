@@ -220,7 +220,7 @@ class RollingRegistry(Registry):
                     "modelVersion."
                 )
             self._engine.roll(key, spec)
-            await self._engine.wait_until(lambda: not self._is_rolling(record), None)
+            await self._engine.wait_until(key, lambda: not self._is_rolling(record), None)
             current = self._engine.version(key)
             if current is None or self._records.get(name, {}).get(version) is not old:
                 raise DrainingError(f'Model "{name}" version {version} is being unregistered.')
@@ -236,7 +236,7 @@ class RollingRegistry(Registry):
         rollout.state = "draining"
         # Those that leave still work in the folder of the old archive.
         await self._engine.wait_until(
-            lambda: not self._is_leaving(record), float(self._config.unregister_model_timeout)
+            key, lambda: not self._is_leaving(record), float(self._config.unregister_model_timeout)
         )
         await self._give_back(old)
 

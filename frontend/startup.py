@@ -56,7 +56,7 @@ async def first_failure(engine: Engine, keys: Sequence[VersionKey], failed: Sequ
         names[:] = [each.key[0] for each in versions if each.state is VersionState.FAILED]
         return bool(names)
 
-    await engine.wait_until(has_failed, None)
+    await engine.wait_until(None, has_failed, None)
     return f"model {names[0]} was given up"
 
 

@@ -109,6 +109,7 @@ class Succession(Restarts):
     def _look_again(self, heir: Slot, now: float) -> None:
         if heir.standby and heir.worker is not None and heir.worker.is_ready:
             self._take_over(heir, now)
+            self._refresh(heir.version)
             self._dispatcher.dispatch(heir.version, now)
 
     def _heir_is_lost(self, heir: Slot, exit: Exit, now: float) -> None:

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import replace
 
 from flambeau import FlambeauError
-from flambeau.frontend.commands import Kill, Report, Resolve, Send, Spawn, Stream, Warn
+from flambeau.frontend.commands import Kill, Notify, Report, Resolve, Send, Spawn, Stream, Warn
 from flambeau.frontend.describe import worker_status
 from flambeau.frontend.exits import Exit, ExitReason
 from flambeau.frontend.fleet import Fleet
@@ -46,6 +46,7 @@ class Driver:
         self.streamed: list[Job] = []
         self.offered: list[Job] = []
         self._ids = itertools.count()
+        self._come_true: set[str] = set()
         self.fleet.add(self.spec)
 
     @property
@@ -53,6 +54,7 @@ class Driver:
         return self.fleet.versions[KEY]
 
     def run(self, commands) -> None:
+        self.check_who_waits_is_told(commands)
         for command in commands:
             match command:
                 case Spawn(identity=identity):
@@ -166,6 +168,26 @@ class Driver:
             self.loading.remove(identity)
         exit = Exit(identity, reason, "ended", self.now, code, 500, ("last words",))
         self.run(self.fleet.exited(exit, self.now))
+
+    def check_who_waits_is_told(self, commands) -> None:
+        """What ``Engine.wait_until`` is asked to wait for never comes true without a Notify."""
+        before, self._come_true = self._come_true, self.come_true()
+        if self._come_true - before:
+            assert Notify(KEY) in commands, self._come_true - before
+
+    def come_true(self) -> set[str]:
+        version = self.fleet.versions.get(KEY)
+        if version is None:
+            return {"it is gone"} | ({"all are gone"} if self.fleet.is_empty else set())
+        is_leaving = any(slot.retiring for slot in version.slots.values())
+        said = {
+            "its workers are there": version.is_settled,
+            "it failed": version.failure is not None,
+            "a start failed": version.boot_failure is not None,
+            "it is not rolled": version.roll is None,
+            "nobody leaves": not is_leaving,
+        }
+        return {what for what, is_true in said.items() if is_true}
 
     def check_invariants(self) -> None:
         for version in self.fleet.versions.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 from pathlib import Path
@@ -13,9 +14,12 @@ import pytest
 from flambeau.frontend.batcher import ModelQueue
 from flambeau.frontend.config import load_config
 from flambeau.frontend.disciplines import DISCIPLINES, PRIORITY
+from flambeau.frontend.engine import Engine
+from flambeau.frontend.fleet import Fleet
 from flambeau.frontend.jobs import Job, JobState, Outcome
 from flambeau.frontend.metrics import Metrics
 from flambeau.frontend.snapshots import Snapshots, render
+from flambeau.frontend.version_spec import VersionSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -153,3 +157,54 @@ def test_changes_that_come_while_a_snapshot_is_written_make_one_more(monkeypatch
     snapshots.close()
     assert len(folder.written) <= 3
     assert all('"modelCount"\\: 100' in text for text in folder.written[-2:])
+
+
+class Waiting:
+    """So many versions without workers, and somebody who waits for each of them."""
+
+    def __init__(self, count: int, socket_path: Path) -> None:
+        self.fleet = Fleet(lambda spec: None, lambda: 1.0, lambda spec, device: None)
+        nobody = lambda *told: None  # noqa: E731
+        launcher = SimpleNamespace(close=nobody)
+        self.engine = Engine(self.fleet, launcher, socket_path, 1, nobody, nobody, nobody, nobody)
+        self.keys = [(f"model-{number}", "1.0") for number in range(count)]
+        for key in self.keys:
+            self.engine.add(VersionSpec(key, "dir", "h.py"))
+        self.wanted: set[tuple[str, str]] = set()
+        self.tasks = [asyncio.ensure_future(self.wait(key)) for key in self.keys]
+
+    async def wait(self, key: tuple[str, str]) -> bool:
+        return await self.engine.wait_until(key, lambda: key in self.wanted, 60.0)
+
+    async def change(self, index: int) -> None:
+        """A version changes, and whoever is woken looks."""
+        self.engine.scale(self.keys[index], 0, 0)
+        for _ in range(4):
+            await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        self.wanted.update(self.keys)
+        await self.engine.close(0.0)
+        assert all(await asyncio.gather(*self.tasks))
+
+
+def cost_of_a_change(count: int, socket_path: Path) -> float:
+    async def wait() -> Waiting:
+        made = Waiting(count, socket_path)
+        await asyncio.sleep(0)
+        await made.change(0)  # which tells of all that were added, too
+        return made
+
+    loop = asyncio.new_event_loop()
+    made = loop.run_until_complete(wait())
+    try:
+        return calls_of(
+            lambda each=each: loop.run_until_complete(made.change(each)) for each in range(20)
+        )
+    finally:
+        loop.run_until_complete(made.close())
+        loop.close()
+
+
+def test_a_change_costs_the_same_however_many_wait_for_other_versions(tmp_path: Path) -> None:
+    assert_no_growth(lambda count: cost_of_a_change(count, tmp_path / f"{count}.sock"))

@@ -182,6 +182,21 @@ def test_a_worker_that_leaves_closes_its_sequences(two: Driver):
     two.check_invariants()
 
 
+def test_a_successor_takes_over_from_a_worker_that_dies_while_it_still_has_sequences():
+    one = driver(1, max_memory=1000)
+    for _ in range(61):  # so that it is old enough to be renewed at once
+        one.tick(1.0)
+    one.offer(sequence="a")
+    old = worker_of(one, "a")
+    one.measure(old, 2000)
+    one.boot_all(credits=8)
+    one.exit(old, -9, ExitReason.SIGNAL)
+    assert not one.version.is_settled
+    one.tick(1.0)
+    assert one.version.is_settled, "and whoever waits for that is told"
+    one.check_invariants()
+
+
 def _retiring(driver: Driver) -> list[str]:
     return [each.identity for each in driver.fleet.workers.values() if each.slot.retiring]
 

@@ -214,10 +214,12 @@ def test_a_little_growth_is_measured_from_every_side() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=80, check=False)
     assert done.returncode == 0, done.stderr
     parts = done.stdout.split("### ")[1:]
-    assert [part.split()[0] for part in parts] == ["Models", "Workers", "Queue", "Soak"]
-    models, workers, queue, soak = parts
+    titles = [part.splitlines()[0] for part in parts]
+    assert titles == ["Models", "Workers", "At once", "Queue", "Soak"]
+    models, workers, at_once, queue, soak = parts
     assert list(rows(models)) == ["models", "1", "4"]
     assert list(rows(workers)) == ["models", "1", "2"]
+    assert list(rows(at_once)) == ["registrations at once", "2"]
     assert {"fifo", "lifo_on_overload", "priority", "deadline"} < set(rows(queue))
     assert "given up" not in queue
     assert "bytes per 1,000 requests" in soak
