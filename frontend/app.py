@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -172,8 +173,8 @@ class Listeners:
 
     async def close(self) -> None:
         """Close everything, after a short wait for the answers that are under way."""
-        while self._runners:
-            await self._runners.pop().cleanup()
+        runners, self._runners = self._runners, []
+        await asyncio.gather(*(each.cleanup() for each in runners))
         await self._changes.close(CLOSE_TIMEOUT)
 
 

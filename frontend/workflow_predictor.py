@@ -48,9 +48,13 @@ class WorkflowPredictor:
         Raises UnknownWorkflowError, and the FlambeauError of the failed node with its name.
         """
         self._predictor.refuse_if_draining()
+        self._workflows.resolve(name)
+        headers, parts = await read_input()
+        # Only now, or a client that sends no more of its body would hold up the end of the workflow
+        # and of the server.
+        self._predictor.refuse_if_draining()
         workflow = self._workflows.resolve(name)
         with workflow.in_use():
-            headers, parts = await read_input()
             call = _Call(self._predictor, workflow, request_id, headers, time_limit)
             run = WorkflowRun(workflow.spec)
             await _walk(run, run.begin(parts), call.ask)
