@@ -36,6 +36,16 @@ class LongWay(web.RequestHandler):
         """Every request that it was given whole is answered."""
         return self._answered == self._request_count
 
+    def close(self) -> None:
+        """Close the connection after the answer under way, or at once where none is.
+
+        aiohttp alone would stop to read what comes, and leave the client waiting.
+        """
+        waits_for_request = self._waiter is not None
+        super().close()
+        if waits_for_request and self.transport is not None:
+            self.transport.close()
+
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:

@@ -8,6 +8,8 @@ import socket
 
 import pytest
 
+from flambeau.frontend.http import listener
+
 BODY = b"0123456789"
 SHORT_WAY = b"POST /predictions/m HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n" + BODY
 LONG_WAY = b"POST /predictions/m?a=b HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n" + BODY
@@ -104,3 +106,32 @@ def test_a_workflow_is_not_in_use_before_the_body_is_there(house, connect):
     assert house.manage("DELETE", "/workflows/w").status == 200
     client.sendall(b"...")
     assert client.recv(65536).startswith(b"HTTP/1.1 404")
+
+
+def look(house):
+    for each in house.listeners._listeners:
+        house.loop.call_soon_threadsafe(each._look)
+
+
+IDLE = {
+    "nothing": b"",
+    "a head that never ends": b"POST /predictions/m HTTP/1.1\r\nConten",
+    "one answer by the short way": SHORT_WAY + b"." * 90,
+    "one answer by the long way": LONG_WAY + b"." * 90,
+}
+
+
+@pytest.mark.parametrize("sent", IDLE.values(), ids=IDLE)
+def test_who_asks_for_nothing_is_closed_after_a_while(house, connect, wait_for, monkeypatch, sent):
+    stalled = connect(SHORT_WAY)
+    client = connect(sent)
+    if sent.endswith(b"."):
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+    elif sent:
+        wait_for(lambda: any(each._long_way for each in clients_of(house)), "the head's beginning")
+    wait_for(lambda: sum(each.is_idle for each in clients_of(house)) == 1, "the other's head")
+    monkeypatch.setattr(listener, "KEEP_ALIVE", 0.0)
+    look(house)
+    assert rest_of(client) == b""
+    stalled.sendall(b"." * 90)
+    assert stalled.recv(65536).startswith(b"HTTP/1.1 200"), "a body has no such limit"
