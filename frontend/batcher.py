@@ -3,8 +3,10 @@
 A batch is formed only when a worker can take it. ``fixed`` waits as TorchServe does: up to
 ``max_batch_delay`` from the moment at which a worker could have taken the first request.
 ``adaptive`` waits only while another request is expected before the wait costs more than it saves;
-``Arrivals`` explains how it knows. And where several workers are, it leaves a share to each: who
-takes all makes everybody wait for its long batch, while the next worker becomes free at once.
+``Arrivals`` explains how it knows. Nor does it take all who are there: where a batch costs hardly
+less than its requests one by one, it takes only as many as make it worth its overhead. And where
+several workers are, it leaves a share to each: who takes all makes everybody wait for its long
+batch, while the next worker becomes free at once.
 """
 
 from __future__ import annotations
@@ -29,6 +31,14 @@ WORTH = 0.5
 """The part of a batch's overhead up to which idling for others may cost."""
 MEMORY = 16
 """About how many of the last gaps and batches count."""
+PACE_MEMORY = 32
+"""The same for the pace at which requests are answered, which varies more."""
+SILENCE = 4
+"""Usual batches of silence that count of a longer one: the pace is that of busy times."""
+EXPLAINED = 0.5
+"""The part of the variance of the batches' times that their sizes must explain to be believed."""
+AMPLE = 2
+"""Times the least size at which a batch pays for its overhead on average. It suits the p99."""
 
 
 @dataclass(slots=True)
@@ -52,6 +62,14 @@ class Arrivals:
     wait costs each of the n waiting requests itself, so more than ``service / n`` never pays.
 
     With one client the crowd is one: nothing waits, whatever the batch size.
+
+    The same line says how many a batch had better have at most. A batch of ``m`` that leaves the
+    others behind is done ``slope`` earlier for each of them, and those behind are later by an
+    overhead, as is whoever comes until the queue is empty again. With ``load``, the part of the
+    time that work without overheads takes, that pays from ``overhead / slope`` times ``(1 + load) /
+    (1 - load)`` requests on; of several workers one becomes free sooner, and fewer are enough. Not
+    so few that too little is answered: from ``load / (1 - load)`` times that ratio the workers keep
+    up.
     """
 
     crowd: float = 0.0
@@ -60,6 +78,10 @@ class Arrivals:
     _size: float = 0.0
     _variance: float = 0.0
     _covariance: float = 0.0
+    _spread: float = 0.0
+    _interval: float = 0.0
+    _together: float = 0.0
+    _answered_at: float = NOW
     _asked: float | None = None
     _stirred: float = NOW
 
@@ -81,6 +103,7 @@ class Arrivals:
 
     def answered(self, now: float, seconds: float, crowd: int, size: int) -> None:
         """A batch of ``size`` took ``seconds``; ``crowd``, its own included, were in the house."""
+        interval, self._answered_at = now - self._answered_at, now
         self._stirred = now
         if crowd >= self.crowd:
             self.crowd = float(crowd)
@@ -89,6 +112,9 @@ class Arrivals:
         if self.service is None:
             self.service, self._size = seconds, float(size)
             return
+        # Both begin at 0 and grow alike, so what one is by the other is right from the start.
+        self._interval += (min(interval, SILENCE * self.service) - self._interval) / PACE_MEMORY
+        self._together += (size - self._together) / PACE_MEMORY
         larger, longer = size - self._size, seconds - self.service
         self._size += larger / MEMORY
         self.service += longer / MEMORY
@@ -97,10 +123,25 @@ class Arrivals:
             kept = 1 - 1 / MEMORY
             self._variance = kept * (self._variance + larger * larger / MEMORY)
             self._covariance = kept * (self._covariance + larger * longer / MEMORY)
+            self._spread = kept * (self._spread + longer * longer / MEMORY)
 
     def share(self, waiting: int, running: int, workers: int) -> int:
         """How many of those in the house, or expected there, each worker gets."""
         return ceil(max(waiting + running, round(self.crowd)) / workers)
+
+    def worthwhile(self, most: int, workers: int) -> int:
+        """How many of ``most`` that could be had a batch should have."""
+        variance, covariance = self._variance, self._covariance
+        if covariance <= 0.0 or covariance * covariance < EXPLAINED * variance * self._spread:
+            return most
+        slope = covariance / variance
+        load = self._together * slope
+        time = self._interval * workers
+        if load >= time:
+            return most
+        load /= time
+        pays = max((1 + load) / workers, load) / (1 - load)
+        return min(most, max(1, ceil(AMPLE * pays * self.overhead / slope)))
 
     def hold_until(self, now: float, waiting: int, running: int, workers: int) -> float:
         """The time up to which ``waiting`` requests had better wait for another."""
@@ -140,6 +181,7 @@ class ModelQueue:
         self.arrivals = Arrivals()
         self._most: int | None = None
         """What the next batch may have at most, where others are to have the rest."""
+        self._workers = 1
         self._jobs: Line = Fifo()
         self._discipline = FIFO
         self._discarded = 0
@@ -259,6 +301,7 @@ class ModelQueue:
             self._aggregating_since = None
             return None
         waiting = len(self)
+        self._workers = workers
         divides = self._adaptive and workers > 1
         self._most = self.arrivals.share(waiting, running, workers) if divides else None
         if (
@@ -295,6 +338,8 @@ class ModelQueue:
     def _cut(self) -> list[Job]:
         batch: list[Job] = []
         most, self._most = min(self._most or self.batch_size, self.batch_size), None
+        if most > 1 and self._adaptive:
+            most = self.arrivals.worthwhile(most, self._workers)
         while len(batch) < most:
             job = self.head()
             if job is None or (batch and job.must_travel_alone):

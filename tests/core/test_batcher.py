@@ -187,6 +187,94 @@ def test_overhead_is_all_until_sizes_have_differed():
     assert learnt([4] * 20, lambda n: 0.004 + 0.001 * n).overhead == pytest.approx(0.008)
 
 
+def steep(size: int) -> float:
+    return 0.0005 + 0.003 * size
+
+
+def answer(arrivals: Arrivals, sizes: list[int], seconds: Callable[[int], float], every: float):
+    """Batches are answered, each ``every`` seconds after the one before."""
+    now = arrivals._answered_at if arrivals.service is not None else 0.0
+    for size in sizes:
+        now += every
+        arrivals.answered(now, seconds(size), size, size)
+
+
+def limit_at(load: float, seconds: Callable[[int], float] = steep, workers: int = 1) -> int:
+    """What a batch may have where work without overheads takes ``load`` of the time."""
+    arrivals = Arrivals()
+    slope = seconds(2) - seconds(1)
+    answer(arrivals, [1, 3, 2, 3, 1] * 40, seconds, 2 * slope / load / workers)
+    return arrivals.worthwhile(64, workers)
+
+
+def test_a_batch_that_costs_hardly_less_than_its_requests_is_cut() -> None:
+    # overhead / slope is a sixth: twice that, times (1 + load) / (1 - load), rounded up.
+    assert [limit_at(load) for load in (0.1, 0.4, 0.6, 0.8, 0.9)] == [1, 1, 2, 3, 7]
+
+
+def test_a_batch_is_not_cut_where_that_saves_much_or_there_is_no_time() -> None:
+    assert limit_at(0.5, lambda n: 0.01 + 0.0001 * n) == 64
+    assert limit_at(0.5, lambda n: 0.01) == 64
+    assert limit_at(1.1) == 64
+    assert limit_at(0.3, lambda n: 0.004 + 0.001 * n) > 8
+
+
+def test_fewer_are_enough_where_another_worker_is_free_soon_but_all_must_keep_up() -> None:
+    def linear(size: int) -> float:
+        return 0.004 + 0.001 * size
+
+    assert limit_at(0.3, linear, workers=4) < limit_at(0.3, linear) / 3
+    for workers in (1, 2, 8, 64):
+        for load in (0.2, 0.5, 0.8):
+            size = limit_at(load, linear, workers)
+            # load is the rate times 1 ms for each worker
+            assert size == 64 or load / 0.001 * linear(size) / size < 0.95
+
+
+def test_times_that_sizes_do_not_explain_cut_nothing() -> None:
+    arrivals = Arrivals()
+    for turn in range(200):
+        size = 1 + turn % 3
+        noise = 0.005 * (turn * 7 % 11)
+        arrivals.answered(turn * 0.1, steep(size) + noise, size, size)
+    assert arrivals.worthwhile(64, 1) == 64
+    assert learnt([4] * 50, steep).worthwhile(64, 1) == 64
+
+
+def test_what_cutting_hides_is_found_out_when_it_matters() -> None:
+    arrivals = Arrivals()
+    answer(arrivals, [1, 2, 3] * 20 + [1] * 500, steep, 0.02)
+    assert arrivals.worthwhile(64, 1) == 1
+    # The model changes, and a batch of whatever size takes 10 ms.
+    for _ in range(300):
+        answer(arrivals, [min(8, arrivals.worthwhile(64, 1))], lambda n: 0.01, 0.02)
+    assert arrivals.worthwhile(8, 1) == 8
+    # What takes as long alone, and hardly longer together, is seen once there is more to do.
+    arrivals = Arrivals()
+    answer(arrivals, [1, 2, 3] * 20 + [1] * 500, steep, 0.02)
+    for _ in range(300):
+        size = arrivals.worthwhile(8, 1)
+        answer(arrivals, [size], lambda n: 0.003 + 0.0005 * n, 0.0035)
+    assert arrivals.worthwhile(8, 1) == 8
+
+
+def test_silence_does_not_count_as_a_slow_pace() -> None:
+    arrivals = Arrivals()
+    answer(arrivals, [1, 2, 3] * 50, steep, 0.008)
+    usual = arrivals.worthwhile(64, 1)
+    answer(arrivals, [2], steep, 86400.0)
+    assert usual - 1 <= arrivals.worthwhile(64, 1) <= usual
+
+
+def test_only_adaptive_cuts() -> None:
+    for adaptive in (True, False):
+        queue = make_queue(8, adaptive=adaptive)
+        answer(queue.arrivals, [1, 2, 3] * 20, steep, 0.02)
+        fill(queue, 8)
+        assert queue.due(2.0, 0, 1) == NOW
+        assert len(queue.take()) == (1 if adaptive else 8)
+
+
 def test_adaptive_does_not_wait_for_what_comes_by_itself():
     queue = make_queue(8, 0.1)
     now = 0.0

@@ -19,7 +19,7 @@ Policy, simulate = simulation.Policy, simulation.simulate
 open_loop, closed_loop = workloads.open_loop, workloads.closed_loop
 
 GRID = [
-    *(Policy(size, 0.0) for size in (4, 6, 8)),
+    *(Policy(size, 0.0) for size in (1, 2, 4, 6, 8)),
     *(Policy(size, 0.002) for size in (4, 8)),
     Policy(8, 0.002, enough=3),
 ]
@@ -28,6 +28,10 @@ WORKLOADS = [
     open_loop("Poisson", "constant", 0.3, COUNT, 1),
     open_loop("Poisson", "linear", 0.6, COUNT, 1),
     open_loop("Poisson", "heavy tail", 0.95, COUNT, 1),
+    open_loop("Poisson", "steep", 0.1, COUNT, 1),
+    open_loop("Poisson", "steep", 0.6, COUNT, 1),
+    open_loop("Poisson", "steep", 0.95, COUNT, 1),
+    open_loop("clumped", "steep", 0.3, COUNT, 1),
     open_loop("on/off", "constant", 0.3, COUNT, 1),
     open_loop("clumped", "linear", 0.8, COUNT, 1),
     closed_loop(1, 0.0, "linear", COUNT, 1),
@@ -45,6 +49,12 @@ def test_adaptive_is_near_an_oracle(workload) -> None:
     compared = batching.compare(workload, GRID)
     assert compared.p99 <= 1.10, compared.row()
     assert compared.per_second >= 0.95, compared.row()
+
+
+def test_many_workers_keep_up_with_smaller_batches() -> None:
+    # A share cut by their number alone would be too small here: two thirds would be answered.
+    workload = open_loop("Poisson", "linear", 0.95, COUNT, 1, workers=8)
+    assert batching.compare(workload, [Policy(8, 0.0)]).per_second > 0.95
 
 
 def test_the_oracle_is_not_what_a_wait_of_100_ms_makes_of_it() -> None:
