@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("flambeau.worker")
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
+_PLAIN = _SCALARS | {dict, list}
+_TEXT = frozenset({str})
 _encode_flat = json.JSONEncoder(separators=(",\n  ", ": ")).encode
 
 
@@ -131,7 +133,7 @@ def serialise(item: object) -> Body:
         return item
     if isinstance(item, str):
         return item.encode()
-    if _is_tensor(item):
+    if type(item) not in _PLAIN and _is_tensor(item):
         import torch
 
         stream = io.BytesIO()
@@ -149,17 +151,34 @@ def content_type(item: object) -> str:
     return "application/json"
 
 
-def _json(item: object) -> str:
+def _json(item: Any, levels: int = 8) -> str:
     """``json.dumps(item, indent=2)``, to the letter.
 
     With an indent the library leaves its C encoder for one in Python that takes three times as
-    long. What holds no containers can have the same text from the C encoder.
+    long. What holds no containers can have the same text from the C encoder, and what holds some
+    is put together from theirs, down to so many levels.
     """
-    if item and type(item) is dict and _SCALARS.issuperset(map(type, item.values())):
-        return f"{{\n  {_encode_flat(item)[1:-1]}\n}}"
-    if item and type(item) is list and _SCALARS.issuperset(map(type, item)):
-        return f"[\n  {_encode_flat(item)[1:-1]}\n]"
+    if type(item) in _SCALARS:
+        return _encode_flat(item)
+    if item and type(item) is dict:
+        kinds = set(map(type, item.values()))
+        if kinds <= _SCALARS:
+            return f"{{\n  {_encode_flat(item)[1:-1]}\n}}"
+        if levels and kinds <= _PLAIN and _TEXT.issuperset(map(type, item)):
+            fields = [f"{_encode_flat(key)}: {_json(item[key], levels - 1)}" for key in item]
+            return f"{{\n  {_inside(fields)}\n}}"
+    if item and type(item) is list:
+        kinds = set(map(type, item))
+        if kinds <= _SCALARS:
+            return f"[\n  {_encode_flat(item)[1:-1]}\n]"
+        if levels and kinds <= _PLAIN:
+            return f"[\n  {_inside([_json(each, levels - 1) for each in item])}\n]"
     return json.dumps(item, indent=2)
+
+
+def _inside(texts: list[str]) -> str:
+    """What is in a container, one step further in; line breaks in strings are escaped."""
+    return ",\n".join(texts).replace("\n", "\n  ")
 
 
 def _is_tensor(item: object) -> bool:

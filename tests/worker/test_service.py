@@ -441,6 +441,19 @@ def test_an_object_is_serialised_exactly_as_the_json_module_indents_it(item: obj
     assert bytes(serialise(item)).decode() == json.dumps(item, indent=2)
 
 
+@given(st.integers(1, 40), st.booleans())
+def test_so_is_one_that_is_nested_deeply(depth: int, is_list: bool) -> None:
+    item: object = "a\n\x85\u2028b"
+    for _ in range(depth):
+        item = [item, 1] if is_list else {"\n": item, "b": {}}
+    assert bytes(serialise(item)).decode() == json.dumps(item, indent=2)
+
+
+def test_one_that_contains_itself_has_no_bytes() -> None:
+    with pytest.raises(ValueError, match="Circular"):
+        serialise(circle())
+
+
 @pytest.mark.parametrize(
     ("returned", "named"),
     [
