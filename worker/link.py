@@ -60,10 +60,12 @@ class Link:
         """
         if timeout is not None and not self.is_readable(timeout):
             return None
-        frames: list[bytes | memoryview] = [self._socket.recv()]
-        while self._socket.getsockopt(zmq.RCVMORE):
+        frame = self._socket.recv(copy=False)
+        frames: list[bytes | memoryview] = [frame.bytes]
+        while frame.more:
             # Large bodies stay in libzmq's memory until the handler's own copy is made.
-            frames.append(self._socket.recv(copy=False).buffer)
+            frame = self._socket.recv(copy=False)
+            frames.append(frame.buffer)
         return decode(frames)
 
     def answer(self, result: Result) -> None:
