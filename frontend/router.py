@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from ..worker.io_threads import let_them_batch
+from ..worker.io_threads import batching
 from ..worker.protocol import INLINE_LIMIT, Frame, ProtocolError, decode, encode
 from .errors import ConfigError
 
@@ -60,7 +60,8 @@ class Router:
         self._on_violation = on_violation
         self._loop = asyncio.get_running_loop()
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
+        with batching():
+            self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.LINGER, 0)
         try:
@@ -69,7 +70,6 @@ class Router:
             self._socket.close()
             self._context.term()
             raise ConfigError(f"No socket can be made in run_dir: {error.strerror}.") from None
-        let_them_batch()
         self._scheduled = False
         self._draining = False
         self._fd = int(self._socket.get(zmq.FD))

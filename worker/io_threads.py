@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from pathlib import Path
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-_PREFIX = "ZMQbg/"
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
-def let_them_batch() -> None:
-    """Have this process's libzmq threads run as batch work, where the system allows that.
+@contextmanager
+def batching() -> Iterator[None]:
+    """Threads that are started inside run as batch work, where the system allows that.
 
-    They only carry bytes between a queue and a socket. As interactive threads they would push the
-    Python thread aside for every single message; as batch threads they wait their turn and carry
-    several at once. Call it when the first socket is there.
+    Make a context's first socket inside: that starts libzmq's threads. They only carry bytes
+    between a queue and a socket. As interactive threads they would push the Python thread aside for
+    every single message; as batch threads they wait their turn and carry several at once.
     """
-    if not hasattr(os, "sched_setscheduler"):
-        return
-    with contextlib.suppress(OSError):
-        for task in Path("/proc/self/task").iterdir():
-            if (task / "comm").read_text().startswith(_PREFIX):
-                os.sched_setscheduler(int(task.name), os.SCHED_BATCH, os.sched_param(0))
+    is_changed = _change("SCHED_OTHER", "SCHED_BATCH")
+    try:
+        yield
+    finally:
+        if is_changed:
+            _change("SCHED_BATCH", "SCHED_OTHER")
+
+
+def _change(before: str, after: str) -> bool:
+    """Have this thread, and those that it starts, scheduled in another way."""
+    try:
+        if os.sched_getscheduler(0) != getattr(os, before):
+            return False
+        os.sched_setscheduler(0, getattr(os, after), os.sched_param(0))
+    except (AttributeError, OSError):
+        return False
+    return True

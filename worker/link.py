@@ -12,7 +12,7 @@ from collections import deque
 
 import zmq
 
-from .io_threads import let_them_batch
+from .io_threads import batching
 from .messages import Answer, Cancel, Chunk, Message, Ping, Pong, Result, Work
 from .protocol import decode, encode
 
@@ -34,11 +34,11 @@ class Link:
         self.is_silent = False
         """Batches are reported as done, without answers: another process's answers count."""
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
+        with batching():
+            self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.ROUTING_ID, identity.encode())
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self._socket.connect(endpoint)
-        let_them_batch()
 
     def send(self, message: Message) -> None:
         if os.getpid() != self._pid:
