@@ -209,6 +209,18 @@ def test_batching_is_compared_with_an_oracle() -> None:
 
 
 @pytest.mark.timeout(90)
+def test_what_a_latency_target_would_do_is_simulated() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "latency_target.py")]
+    command += ["--requests", "200", "--only", "constant"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=80, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:]]
+    assert len(lines) == 45
+    one_by_one = [cells for cells in lines if cells[:2] == ["Poisson 0.1, constant", "20"]]
+    assert one_by_one[0][2].startswith("100.0%, ")
+
+
+@pytest.mark.timeout(90)
 def test_a_little_growth_is_measured_from_every_side() -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "growth.py"), "--quick"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=80, check=False)
