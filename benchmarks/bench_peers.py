@@ -52,8 +52,6 @@ def main() -> int:
     try:
         results = measure_all(arguments)
         report = markdown(results)
-        if arguments.json is not None:
-            arguments.json.write_text(json.dumps(dataclasses.asdict(results), indent=1) + "\n")
         if arguments.write is not None:
             pictures = write_plots(results, arguments.write.parent)
             put("\n\n".join([report, *pictures]), arguments.write)
@@ -107,6 +105,9 @@ def measure_all(arguments: argparse.Namespace) -> Results:
             # wrk does not tell when the first piece of an answer came.
             load = Load("asyncio" if each == STREAM else arguments.client)
             measure_together(results, found[each], able[each], load, plan, folder)
+            # What is there is kept, should the rest fail.
+            if arguments.json is not None:
+                arguments.json.write_text(json.dumps(dataclasses.asdict(results), indent=1) + "\n")
     return results
 
 
