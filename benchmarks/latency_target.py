@@ -1,13 +1,10 @@
-"""Would a target for the latency help adaptive batching? In simulation: no server, no clock.
+"""What ``latencyTarget`` does for adaptive batching, in simulation: no server, no clock.
 
-    python benchmarks/latency_target.py [--requests N] [--seed N] [--only TEXT]
+    python benchmarks/latency_target.py [--requests N] [--seed N] [--only TEXT] [--changed POINTS]
 
-The model's batch size is a generous 64. Prints, for targets of 2, 5 and 20 times what one request
-takes by itself, the part of all requests that is answered within the target, and the mean latency
-in ms. flambeau has no such setting; this is what one could do. ``sizes``: a batch has at most as
-many as let its oldest be answered in time, or where that is hopeless, whoever comes right after it
-left; but enough to keep up. ``aside``: also, who cannot be answered in time any more has what room
-those leave who can.
+Prints, for targets of 2, 5 and 20 times what one request takes by itself, the part of all requests
+that is answered within the target, and the mean latency in ms: with a batch size of 64, with one of
+8, and with 64 and the target. ``--changed`` leaves out what the target changes by less than that.
 """
 
 from __future__ import annotations
@@ -16,12 +13,11 @@ import argparse
 import os
 import random
 import sys
-from collections import deque
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil, floor, inf
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -29,12 +25,9 @@ from simulation import KEY, WARM_UP, Policy, Simulation, Workload
 from workloads import SERVICES, closed_loop, poisson
 
 from flambeau import FlambeauError
-from flambeau.frontend.batcher import AMPLE, ModelQueue
+from flambeau.frontend.latency_target import LARGEST_BATCH
 
-if TYPE_CHECKING:
-    from flambeau.frontend.jobs import Job
-
-LARGEST = 64
+LARGEST = LARGEST_BATCH
 QUEUE = 100
 MULTIPLES = (2, 5, 20)
 KINDS: list[tuple[str, float]] = [
@@ -45,80 +38,13 @@ KINDS: list[tuple[str, float]] = [
 ]
 
 
-class TargetQueue(ModelQueue):
-    """A queue that knows by when its requests had better be answered."""
-
-    target = inf
-    aside = False
-
-    def __init__(self) -> None:
-        self._late: deque[Job] = deque()
-        self._now = 0.0
-        super().__init__(QUEUE, LARGEST, 0.1, adaptive=True)
-
-    def __len__(self) -> int:
-        return super().__len__() + len(self._late)
-
-    def offer(self, job: Job, now: float) -> bool:
-        self._now = now
-        return len(self) < self.capacity and super().offer(job, now)
-
-    def due(self, now: float, running: int, workers: int) -> float | None:
-        self._now = now
-        self._set_aside()
-        return super().due(now, running, workers)
-
-    def answered(self, now: float, seconds: float, running: int, size: int) -> None:
-        self._now = now
-        super().answered(now, seconds, running, size)
-
-    def take(self, *, past_suspects: bool = False) -> list[Job]:
-        self._set_aside()
-        most = min(self._most or self.batch_size, self.batch_size)
-        self._most = most = max(1, min(most, self._fitting()))
-        batch = super().take(past_suspects=past_suspects)
-        while self._late and len(batch) < most:
-            batch.append(self._late.popleft())
-        return batch
-
-    def _line(self) -> tuple[float, float]:
-        """Overhead and slope of the time that a batch takes."""
-        learnt = self.arrivals
-        if learnt._variance <= 0.0 or learnt._covariance <= 0.0:
-            return learnt.overhead, 0.0
-        return learnt.overhead, learnt._covariance / learnt._variance
-
-    def _fitting(self) -> int:
-        overhead, slope = self._line()
-        if slope <= 0.0 or self.target == inf:
-            return self.batch_size
-        left = self.target - (self._now - self._jobs.oldest_at())
-        size = floor((left - overhead) / slope)
-        if size < 1:
-            size = floor((self.target / 2 - overhead) / slope)
-        load = self.arrivals._together * slope
-        time = self.arrivals._interval * self._workers
-        if size < 1 or load >= time:
-            return self.batch_size
-        return max(size, ceil(AMPLE * overhead / slope * load / (time - load)))
-
-    def _set_aside(self) -> None:
-        if not self.aside:
-            return
-        takes = sum(self._line())
-        while len(self._jobs) and self._now + takes > self._jobs.oldest_at() + self.target:
-            self._late.append(self._jobs.popleft())
-        while self._late and not self._jobs:
-            for _ in range(min(len(self._late), self.batch_size)):
-                self._jobs.append(self._late.popleft())
-
-
 class Refusing(Simulation):
     """A simulation whose queue is bounded: whoever is refused was never answered."""
 
-    def __init__(self, workload: Workload, queue: ModelQueue) -> None:
-        super().__init__(workload, Policy(queue.batch_size, adaptive=True))
-        self.fleet.versions[KEY].queue = queue
+    def __init__(self, workload: Workload, size: int, target: float) -> None:
+        super().__init__(workload, Policy(size, adaptive=True))
+        version = self.fleet.versions[KEY]
+        version.adopt(replace(version.spec, queue_size=QUEUE, latency_target=target))
 
     def _comes(self, now: float, client: int | None = None) -> None:
         try:
@@ -151,32 +77,47 @@ def workload(kind: str, amount: float, service: str, count: int, seed: int) -> W
     return Workload(f"{name}, {service}", seconds, [0.0] * count, times=times)
 
 
-def rows(asked: tuple[str, float, str], count: int, seed: int) -> list[str]:
-    """Lines of the table for one workload: how many are answered in time, and the mean in ms."""
+@dataclass(frozen=True)
+class Row:
+    """A workload and a target: the part that is answered in time, and the mean in ms."""
+
+    name: str
+    multiple: int
+    cells: list[tuple[float, float]]
+    """With a batch size of 64, of 8, and of 64 with the target."""
+
+    @property
+    def gain(self) -> float:
+        """What the target changes, in points of a hundred."""
+        return (self.cells[-1][0] - self.cells[0][0]) * 100
+
+    def __str__(self) -> str:
+        cells = [f"{within:.1%}, {mean:.1f}" for within, mean in self.cells]
+        return f"| {self.name} | {self.multiple} | {' | '.join(cells)} |"
+
+
+def rows(asked: tuple[str, float, str], count: int, seed: int) -> list[Row]:
+    """Those of one workload, for each of the targets."""
     kind, amount, service = asked
     served = workload(kind, amount, service, count, seed)
     alone = served.seconds(1)
-    plain = [
-        Refusing(served, ModelQueue(QUEUE, size, 0.1, adaptive=True)).latencies()
-        for size in (LARGEST, 8)
-    ]
-    lines = []
+    plain = [latencies(served, size) for size in (LARGEST, 8)]
+    found = []
     for multiple in MULTIPLES:
-        made = list(plain)
-        for aside in (False, True):
-            queue = TargetQueue()
-            queue.target, queue.aside = multiple * alone, aside
-            made.append(Refusing(served, queue).latencies())
-        cells = [_cell(latencies, multiple * alone) for latencies in made]
-        lines.append(f"| {served.name} | {multiple} | {' | '.join(cells)} |")
-    return lines
+        made = [*plain, latencies(served, LARGEST, multiple * alone)]
+        found.append(Row(served.name, multiple, [_cell(each, multiple * alone) for each in made]))
+    return found
 
 
-def _cell(latencies: list[float], target: float) -> str:
+def latencies(served: Workload, size: int, target: float = 0.0) -> list[float]:
+    """Seconds of each request that counts; inf of one that was refused."""
+    return Refusing(served, size, target).latencies()
+
+
+def _cell(latencies: list[float], target: float) -> tuple[float, float]:
     answered = [each for each in latencies if each < inf]
     within = sum(each <= target for each in answered) / len(latencies)
-    mean = sum(answered) / max(1, len(answered))
-    return f"{within:.1%}, {mean * 1000:.1f}"
+    return within, sum(answered) / max(1, len(answered)) * 1000
 
 
 def main() -> int:
@@ -184,14 +125,23 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=4000, help="per workload")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="services whose name has this in it")
+    parser.add_argument("--changed", type=float, default=0.0, help="points of a hundred")
     asked = parser.parse_args()
     services = [name for name in ("linear", "steep", "constant") if asked.only in name]
     todo = [(*kind, service) for service in services for kind in KINDS]
-    print("| workload | target / alone | batch size 64 | 8 | 64, sizes | 64, sizes and aside |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    print("| workload | target / alone | batch size 64 | 8 | 64, target |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    gains = []
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for lines in pool.map(partial(rows, count=asked.requests, seed=asked.seed), todo):
-            print("\n".join(lines), flush=True)
+        for found in pool.map(partial(rows, count=asked.requests, seed=asked.seed), todo):
+            gains += [row.gain for row in found]
+            shown = [str(row) for row in found if abs(row.gain) >= asked.changed]
+            print("".join(f"{row}\n" for row in shown), end="", flush=True)
+    more, fewer = sum(gain >= 5 for gain in gains), sum(gain <= -5 for gain in gains)
+    print(
+        f"\nOf {len(gains)} rows {more} gain 5 points or more, and {fewer} lose as much; the "
+        f"greatest loss is {max(0.0, -min(gains)):.1f} points."
+    )
     return 0
 
 

@@ -13,7 +13,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flambeau.frontend.batcher import NOW, ModelQueue
+from flambeau.frontend.arrivals import NOW
+from flambeau.frontend.batcher import ModelQueue
 from flambeau.frontend.commands import Command, Resolve, Send
 from flambeau.frontend.fleet import Fleet
 from flambeau.frontend.jobs import Job
@@ -168,7 +169,9 @@ class Simulation:
                 case Send(identity=identity, message=Ping()):
                     self._carry_out(self.fleet.pong(identity, now), now)
                 case Resolve(job=job):
-                    self._answered.append((job.offered_at, now))
+                    # One that had to leave the queue is never answered.
+                    is_refused = job.outcome is not None and job.outcome.error is not None
+                    self._answered.append((-math.inf if is_refused else job.offered_at, now))
                     if job in self._clients:
                         self._thinks_then_asks(self._clients.pop(job), now)
                 case _:

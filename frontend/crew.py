@@ -98,6 +98,7 @@ class Crew:
                 )
                 self._lose(slot.worker, exit, now, force=force)
         self._dispatcher.refuse_waiting(version, now)
+        self._agenda.command(Notify(version.key))
         self._finish_drain(version, now)
 
     def _finish_drain(self, version: Version, now: float) -> None:
@@ -109,7 +110,7 @@ class Crew:
             version.move(VersionState.REMOVED)
             del self.versions[version.key]
             del self._draining[version.key]
-            self._agenda.command(Notify(version.key))
+        self._agenda.command(Notify(version.key))
 
     def _add_slot(
         self,

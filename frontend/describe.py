@@ -97,6 +97,7 @@ def describe_version(
         "exits": dict(version.exits) or None,
         "lastExit": None if version.last_exit is None else _exit(version.last_exit, now),
         "batching": "adaptive" if spec.adaptive_batching else "fixed",
+        "latencyTarget": round(spec.latency_target * 1000, 3) or None,
         "retryLostBatch": spec.lost_retries,
         "isolateFailures": spec.isolate_failures,
         "safeBatchSize": safe_batch(version),

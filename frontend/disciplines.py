@@ -45,8 +45,9 @@ PRIORITY_HEADER = "x-request-priority"
 class Line(Protocol):
     """Jobs that wait, in the order in which they go. ``line[0]`` is who is next."""
 
-    displaces: bool
-    """Somebody who waits may have to give way to a newcomer."""
+    @property
+    def displaces(self) -> bool:
+        """Somebody who waits may have to give way to a newcomer."""
 
     def append(self, job: Job, /) -> None: ...
     def popleft(self) -> Job: ...

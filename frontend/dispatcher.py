@@ -134,7 +134,7 @@ class Dispatcher:
                 if due is not None and due > now:
                     self._wake(version, due)
                     return
-                self._send(version, worker, queue.take(), now)
+                self._send(version, worker, queue.take(now), now)
                 if not worker.has_room:
                     version.free.remove(worker)
             elif version.free:
@@ -144,7 +144,7 @@ class Dispatcher:
                 worker = worker_to_prefetch(version)
                 if worker is None:
                     return
-                self._send(version, worker, queue.take(), now)
+                self._send(version, worker, queue.take(now), now)
 
     def _dispatch_sequences(self, version: Version, queue: SequenceQueue, now: float) -> None:
         """The same for sequences; new ones go to the worker that keeps the fewest."""
@@ -179,7 +179,7 @@ class Dispatcher:
     def _send_past_suspects(self, version: Version, queue: ModelQueue, now: float) -> None:
         """Send what is behind a request that waits for an idle worker."""
         while (worker := worker_beside_suspects(version)) is not None:
-            jobs = queue.take(past_suspects=True)
+            jobs = queue.take(now, past_suspects=True)
             if not jobs:
                 return
             self._send(version, worker, jobs, now)

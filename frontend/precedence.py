@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..model_store.model_config import TorchrunConfig
 from .config import VersionSettings
+from .latency_target import LARGEST_BATCH
 from .ranks import Parallelism
 from .sequences import SequenceSpec
 from .version_spec import VersionSpec
@@ -63,7 +64,10 @@ def make_spec(
 ) -> VersionSpec:
     """The settings of a version, times in seconds; ``python`` is its own interpreter, if any."""
     archive, block = stored.config, _block(key, config)
-    batch_size = _first(asked.batch_size, archive.batch_size, block.batch_size, 1)
+    has_batches = not (archive.continuous_batching or archive.sequence_batching)
+    target = (archive.latency_target or 0.0) if has_batches else 0.0
+    size = LARGEST_BATCH if target else 1
+    batch_size = _first(asked.batch_size, archive.batch_size, block.batch_size, size)
     delay = _first(asked.max_batch_delay, archive.max_batch_delay, block.max_batch_delay, 100)
     parallel = _parallelism(archive, block)
     return VersionSpec(
@@ -72,7 +76,8 @@ def make_spec(
         handler=handler,
         batch_size=batch_size,
         max_batch_delay=delay / 1000,
-        adaptive_batching=(archive.batching or config.batching) == "adaptive",
+        adaptive_batching=bool(target) or (archive.batching or config.batching) == "adaptive",
+        latency_target=target / 1000,
         response_timeout=_first(
             asked.response_timeout,
             archive.response_timeout,

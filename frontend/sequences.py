@@ -13,7 +13,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .batcher import NOW
+from .arrivals import NOW
 from .errors import BadRequestError
 
 if TYPE_CHECKING:

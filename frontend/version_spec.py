@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class VersionSpec:
     """Everything that queueing and workers need to know of a version. Times are in seconds.
 
+    With a ``latency_target`` (0: none) batches are such that requests are answered within it.
     A worker takes up to ``concurrency`` batches at once: ``asynchronous`` ones, or with
     ``continuous``, where each is one request, the rows of its rounds. ``client_timeout`` is for the
     whole of a request and ``queue_timeout`` for its wait; 0 means no limit. ``queue_size`` is per
@@ -42,6 +43,7 @@ class VersionSpec:
     batch_size: int = 1
     max_batch_delay: float = 0.1
     adaptive_batching: bool = True
+    latency_target: float = 0.0
     response_timeout: float = 120.0
     startup_timeout: float = 120.0
     client_timeout: float = 0.0

@@ -93,6 +93,7 @@ class Version(Lifecycle[VersionState]):
                 adaptive=adaptive,
                 discipline=spec.queue_discipline,
                 queue_timeout=spec.queue_timeout,
+                latency_target=spec.latency_target,
             )
         self.slots: dict[int, Slot] = {}
         self.free: deque[Worker] = deque()
@@ -197,6 +198,7 @@ class Version(Lifecycle[VersionState]):
                 adaptive=spec.adaptive_batching,
                 discipline=spec.queue_discipline,
                 queue_timeout=spec.queue_timeout,
+                latency_target=spec.latency_target,
             )
 
     @property

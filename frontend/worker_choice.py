@@ -12,6 +12,8 @@ PREFETCH_BELOW = 0.05
 """Handler time, in seconds, up to which a lone worker is sent a batch while it works on another."""
 PREFETCH_BESIDE_OTHERS_BELOW = 0.005
 """The same where there are several: what waits at one of them cannot go to another that is free."""
+PREFETCH_OF_TARGET = 0.1
+"""The same as a part of the latency target: what waits at a worker is late by what it works on."""
 PREFETCHED_WORK = 0.001
 """Seconds of work that may wait at a worker with a very fast handler."""
 
@@ -55,6 +57,8 @@ def worker_to_prefetch(version: Version) -> Worker | None:
     """
     seconds, spec, slots = version.handler_seconds, version.spec, version.slots
     limit = PREFETCH_BELOW if len(slots) == 1 else PREFETCH_BESIDE_OTHERS_BELOW
+    if spec.latency_target:
+        limit = min(limit, spec.latency_target * PREFETCH_OF_TARGET)
     if seconds is None or seconds > limit or spec.concurrency > 1 or not spec.lost_retries:
         return None
     if len(version.queue) < version.queue.batch_size:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +30,8 @@ _WARM_UP_KINDS = {
 }
 # The server keeps TorchServe's limits, which are those of a 32-bit integer.
 _MAX_INT = 2**31 - 1
+
+_DURATION = re.compile(r"([0-9]{1,10}(?:\.[0-9]{1,6})?) ?(ms|s)")
 
 _T = TypeVar("_T")
 
@@ -52,6 +55,18 @@ def _whole_number(
 
     words = f"a whole number of at least {minimum}"
     return _Rule(words if maximum is None else f"a whole number from {minimum} to {maximum}", read)
+
+
+def _milliseconds() -> _Rule:
+    def read(value: object) -> float:
+        given = f"{value}ms" if type(value) is int else value
+        matched = _DURATION.fullmatch(given) if isinstance(given, str) else None
+        found = float(matched[1]) * (1000 if matched[2] == "s" else 1) if matched else 0.0
+        if not 1 <= found <= _MAX_INT:
+            raise ValueError
+        return found
+
+    return _Rule("milliseconds, at least 1, such as 50, 50ms or 1.5s", read)
 
 
 def _one_of(*names: str) -> _Rule:
@@ -186,6 +201,7 @@ class ModelConfig:
     queue_timeout: int | None = _key("queueTimeout", _whole_number(0))  # s
     max_retry_timeout_in_sec: int | None = _key("maxRetryTimeoutInSec", _whole_number(0))
     batching: str | None = _key("batching", _one_of("adaptive", "fixed"))
+    latency_target: float | None = _key("latencyTarget", _milliseconds())
     retry_lost_batch: int | None = _key("retryLostBatch", _whole_number(0, 10))
     isolate_failures: bool | None = _key("isolateFailures", _TRUE_OR_FALSE)
     max_requests_per_worker: int | None = _key("maxRequestsPerWorker", _whole_number(0))
@@ -232,6 +248,8 @@ def parse_model_config(text: str, file_name: str) -> tuple[ModelConfig, tuple[st
         # TorchServe accepts that, and then none of the model's requests.
         allowed = "the milliseconds after which a sequence is closed, with sequenceBatching: true"
         raise refusal(file_name, "sequenceMaxIdleMSec", config.sequence_max_idle_msec, allowed)
+    if config.latency_target and config.batching == "fixed":
+        raise refusal(file_name, "batching", "fixed", "'adaptive', or no latencyTarget")
     warnings += _without_effect(config, file_name)
     return _paired(config, file_name), tuple(warnings)
 
@@ -292,6 +310,15 @@ def _unsupported(values: Iterable[object], where: str) -> list[str]:
 
 
 def _without_effect(config: ModelConfig, file_name: str) -> list[str]:
+    """Keys that do nothing, since another one is there or missing."""
+    warnings = _unparallel(config, file_name)
+    if config.latency_target and (config.sequence_batching or config.continuous_batching):
+        other = "sequenceBatching" if config.sequence_batching else "continuousBatching"
+        warnings.append(f"{file_name}: latencyTarget has no effect with {other}")
+    return warnings
+
+
+def _unparallel(config: ModelConfig, file_name: str) -> list[str]:
     """Keys for several processes or GPUs that do nothing, since another key is missing."""
     level = None if config.torchrun is None else (config.torchrun.nproc_per_node or 1)
     if config.parallel_type is not None:

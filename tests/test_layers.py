@@ -30,10 +30,11 @@ LAYERS = [
     "frontend.autoscaler model_store.s3 model_store.environments worker.log_lines worker.metrics "
     "worker.isolation",
     "worker.context model_store.remote model_store.model_config frontend.lifecycle frontend.jobs "
+    "frontend.arrivals "
     "frontend.run_dir "
     "frontend.metric_log frontend.metrics_config frontend.ranks "
     "frontend.config_key frontend.access frontend.template",
-    "frontend.server_timing frontend.disciplines",
+    "frontend.server_timing frontend.disciplines frontend.latency_target",
     "frontend.deadlines frontend.samples frontend.input_check "
     "model_store.manifest model_store.workflow_spec "
     "frontend.batcher frontend.config_sources frontend.config_listeners "
@@ -103,6 +104,8 @@ PURE = (
     "disciplines",
     "jobs",
     "lifecycle",
+    "arrivals",
+    "latency_target",
     "batcher",
     "deadlines",
     "version_spec",

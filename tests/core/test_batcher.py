@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from fleet_driver import Driver
 
-from flambeau.frontend.batcher import NOW, Arrivals, ModelQueue
+from flambeau.frontend.arrivals import NOW, Arrivals
+from flambeau.frontend.batcher import ModelQueue
 from flambeau.frontend.jobs import Job, JobState, Outcome
 
 if TYPE_CHECKING:

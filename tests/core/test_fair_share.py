@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flambeau.frontend.batcher import NOW
+from flambeau.frontend.arrivals import NOW
 from flambeau.frontend.commands import Send, Spawn
 from flambeau.frontend.errors import QueueFullError
 from flambeau.frontend.exits import Exit, ExitReason

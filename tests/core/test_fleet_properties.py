@@ -37,6 +37,7 @@ class FleetMachine(RuleBasedStateMachine):
         most_requests=st.sampled_from([0, 0, 3]),
         idle=st.sampled_from([0.0, 0.0, 3.0]),
         waits=st.booleans(),
+        in_time=st.sampled_from([0.0, 0.0, 0.03, 1.0]),
     )
     def start(
         self,
@@ -52,11 +53,13 @@ class FleetMachine(RuleBasedStateMachine):
         most_requests,
         idle,
         waits,
+        in_time,
     ):
         self.driver = Driver(
             batch_size=size,
             max_batch_delay=delay,
             adaptive_batching=adaptive,
+            latency_target=in_time,
             client_timeout=client_timeout,
             queue_timeout=queue_timeout,
             lost_retries=retries,

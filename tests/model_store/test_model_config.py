@@ -46,7 +46,8 @@ jobQueueSize: 7
 clientTimeoutInMills: 8
 queueTimeout: 25
 maxRetryTimeoutInSec: 9
-batching: fixed
+batching: adaptive
+latencyTarget: 22ms
 retryLostBatch: 0
 isolateFailures: false
 queueDiscipline: lifo_on_overload
@@ -64,7 +65,7 @@ torchrun:
   OMP_NUMBER_THREADS: 2
 useJobTicket: true
 continuousBatching: false
-sequenceBatching: true
+sequenceBatching: false
 sequenceMaxIdleMSec: 10
 sequenceTimeoutMSec: 11
 maxSequenceJobQueueSize: 12
@@ -98,7 +99,8 @@ handler:
         client_timeout_in_mills=8,
         queue_timeout=25,
         max_retry_timeout_in_sec=9,
-        batching="fixed",
+        batching="adaptive",
+        latency_target=22.0,
         retry_lost_batch=0,
         isolate_failures=False,
         queue_discipline="lifo_on_overload",
@@ -108,7 +110,7 @@ handler:
         torchrun=TorchrunConfig(1, 4, "c10d", "localhost:29500", "a=b", 5, 0, 2),
         use_job_ticket=True,
         continuous_batching=False,
-        sequence_batching=True,
+        sequence_batching=False,
         sequence_max_idle_msec=10,
         sequence_timeout_msec=11,
         max_sequence_job_queue_size=12,
@@ -128,6 +130,37 @@ handler:
     )
     # The text above names every field: none was forgotten.
     assert None not in [getattr(config, each.name) for each in dataclasses.fields(config)]
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [("50", 50), ("50ms", 50), ("50 ms", 50), ("1.5s", 1500), ("0.25s", 250), ("2.5ms", 2.5)],
+)
+def test_a_target_may_have_a_unit(text: str, milliseconds: float) -> None:
+    assert config_of(f"latencyTarget: {text}").latency_target == milliseconds
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "-5", "0.5", "50 m", "fast", "0.5ms", "true", "[50]", "1e3s", "99999999s", "٣ms"]
+)
+def test_a_target_must_be_a_time(text: str) -> None:
+    message = refusal_of(f"latencyTarget: {text}")
+    assert "give milliseconds, at least 1, such as 50, 50ms or 1.5s" in message
+
+
+def test_fixed_batches_have_no_target() -> None:
+    message = refusal_of("latencyTarget: 50\nbatching: fixed")
+    assert message == (
+        "model-config.yaml: batching: 'fixed' is not allowed; give 'adaptive', or no latencyTarget"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "others"), [("sequenceBatching", "sequenceMaxIdleMSec: 10"), ("continuousBatching", "")]
+)
+def test_a_target_without_batches_to_form_is_warned_of(key: str, others: str) -> None:
+    (warning,) = warnings_of(f"latencyTarget: 50\n{key}: true\n{others}")
+    assert warning == f"model-config.yaml: latencyTarget has no effect with {key}"
 
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "{}", "null", "batchSize:\n"])

@@ -71,6 +71,21 @@ def test_fixed_batching_waits_the_whole_delay(
     assert server.describe(name)["batching"] == "fixed"
 
 
+def test_a_latency_target_chooses_the_size_of_batches_by_itself(
+    server: RealServer, model: Callable[..., str]
+) -> None:
+    url = server.store.folder("target", config="latencyTarget: 50ms\n")
+    name = model(url)
+    described = server.describe(name)
+    assert (described["latencyTarget"], described["batchSize"]) == (50, 64)
+    assert described["batching"] == "adaptive"
+    with in_background(20) as submit:
+        answers = [each.result() for each in [submit(server.predict, name) for _ in range(60)]]
+    assert {answer.status for answer in answers} == {200}
+    smaller = model(url, batch_size=4)
+    assert server.describe(smaller)["batchSize"] == 4
+
+
 def test_fixed_batching_sends_a_full_batch_at_once(
     server: RealServer, model: Callable[..., str]
 ) -> None:

@@ -209,13 +209,15 @@ def test_batching_is_compared_with_an_oracle() -> None:
 
 
 @pytest.mark.timeout(90)
-def test_what_a_latency_target_would_do_is_simulated() -> None:
+def test_what_a_latency_target_does_is_simulated() -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "latency_target.py")]
     command += ["--requests", "200", "--only", "constant"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=80, check=False)
     assert done.returncode == 0, done.stderr
-    lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:]]
+    *table, _, said = done.stdout.splitlines()
+    lines = [line.strip("| ").split(" | ") for line in table[2:]]
     assert len(lines) == 45
+    assert said.startswith("Of 45 rows ")
     one_by_one = [cells for cells in lines if cells[:2] == ["Poisson 0.1, constant", "20"]]
     assert one_by_one[0][2].startswith("100.0%, ")
 
