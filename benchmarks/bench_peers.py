@@ -10,8 +10,6 @@ asked in turn. Progress goes to standard error, the report (Markdown) to standar
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import shutil
 import signal
 import subprocess
@@ -55,7 +53,7 @@ def main() -> int:
         if arguments.write is not None:
             pictures = write_plots(results, arguments.write.parent)
             put("\n\n".join([report, *pictures]), arguments.write)
-    except (BenchmarkError, OSError, ValueError) as exc:
+    except (BenchmarkError, OSError, ValueError, TypeError) as exc:
         print(f"\nThe benchmark failed: {exc}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -73,9 +71,8 @@ def write_plots(results: Results, folder: Path) -> list[str]:
     except BenchmarkError as exc:
         say(f"SKIPPED plots: {exc}")
         return ["No plots: matplotlib could not be installed."]
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as figures:
-        json.dump(dataclasses.asdict(results), figures)
-        figures.flush()
+    with tempfile.NamedTemporaryFile(suffix=".json") as figures:
+        results.keep(Path(figures.name))
         script = HERE / "peers" / "plots.py"
         command = [str(python_of("plots")), str(script), figures.name, str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -87,27 +84,31 @@ def write_plots(results: Results, folder: Path) -> list[str]:
 def measure_all(arguments: argparse.Namespace) -> Results:
     """Everything, in one temporary folder that is gone afterwards."""
     results = Results(client(Load(arguments.client).tool))
+    if arguments.resume and arguments.json is not None and arguments.json.exists():
+        results = Results.load(arguments.json)
+    left = [each for each in arguments.workloads if each not in results.workloads()]
+    if not left:
+        return results
     servers = installed(arguments.peers, results)
     results.versions = versions(servers)
     with tempfile.TemporaryDirectory(prefix="fl-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         write_bodies(folder)
-        found = references(folder, arguments.blocks, arguments.workloads)
-        results.ceilings = {each: found[each].ceiling for each in arguments.workloads}
+        found = references(folder, arguments.blocks, left)
+        results.ceilings |= {each: found[each].ceiling for each in left}
         able = {
-            each: [server for server in servers if is_able(results, server, each)]
-            for each in arguments.workloads
+            each: [server for server in servers if is_able(results, server, each)] for each in left
         }
-        first = arguments.workloads[0]
-        measure_alone(arguments, results, able[first], found[first], folder)
-        for each in arguments.workloads:
+        if not results.samples:
+            measure_alone(arguments, results, able[left[0]], found[left[0]], folder)
+        for each in left:
             plan = planned(arguments, each, folder)
             # wrk does not tell when the first piece of an answer came.
             load = Load("asyncio" if each == STREAM else arguments.client)
             measure_together(results, found[each], able[each], load, plan, folder)
             # What is there is kept, should the rest fail.
             if arguments.json is not None:
-                arguments.json.write_text(json.dumps(dataclasses.asdict(results), indent=1) + "\n")
+                results.keep(arguments.json)
     return results
 
 
@@ -201,6 +202,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--no-open-loop", action="store_true")
     parser.add_argument("--client", choices=TOOLS, help="load generator (default: wrk if there)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument("--resume", action="store_true", help="keep the workloads that FILE has")
     parser.add_argument(
         "--write",
         type=Path,

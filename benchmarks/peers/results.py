@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from peers.windows import Sample
+
 if TYPE_CHECKING:
-    from peers.windows import Sample
+    from pathlib import Path
 
 OWN = "flambeau"
 
@@ -20,6 +24,17 @@ class Results:
     problems: list[str] = field(default_factory=list)
     ceilings: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def load(file: Path) -> Results:
+        """What an earlier run has measured; ValueError or TypeError if that is something else."""
+        found = Results(**json.loads(file.read_text()))
+        found.samples = [Sample(**each) for each in found.samples]
+        return found
+
+    def keep(self, file: Path) -> None:
+        """Write everything, so that ``load`` reads it."""
+        file.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
     def of(self, server: str, workload: str, what: str, at: str = "") -> dict[int, float]:
         """The figures by round."""

@@ -28,6 +28,8 @@ LOOP_AT = 32
 _BESIDES = 60.0
 _ANSWERS = 4
 _LONGEST = 30.0
+_CONNECTS = 0.004
+"""Seconds that a connection may take to be made, on a slow machine; nothing is answered then."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def long_enough(seconds: float, connections: int, rates: list[float]) -> float:
     """So long that every connection gets a few answers: the first to be answered are too quick."""
     fastest = max(rates, default=0.0)
     needed = _ANSWERS * connections / fastest if fastest else 0.0
-    return max(seconds, min(needed, _LONGEST))
+    return max(seconds, min(needed, _LONGEST)) + _CONNECTS * connections
 
 
 def ask(

@@ -153,6 +153,10 @@ def test_windows_with_errors_keep_their_figures(tmp_path: Path) -> None:
     rates = {each["server"] for each in samples if each["what"] == "rate"}
     assert rates == {"flambeau", "bentoml"}
 
+    again, kept = _bench(tmp_path, "--peers", "flambeau,bentoml", *options, "--resume")
+    assert kept == samples, "there was nothing left to measure"
+    assert again == report
+
 
 TURNS = """
 import sys, threading
