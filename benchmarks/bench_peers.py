@@ -86,7 +86,8 @@ def measure_all(arguments: argparse.Namespace) -> Results:
     results = Results(client(Load(arguments.client).tool))
     if arguments.resume and arguments.json is not None and arguments.json.exists():
         results = Results.load(arguments.json)
-    left = [each for each in arguments.workloads if each not in results.workloads()]
+    measured = {each.workload for each in results.samples if each.what == "errors"}
+    left = [each for each in arguments.workloads if each not in measured]
     if not left:
         return results
     servers = installed(arguments.peers, results)
@@ -101,15 +102,20 @@ def measure_all(arguments: argparse.Namespace) -> Results:
         }
         if not results.samples:
             measure_alone(arguments, results, able[left[0]], found[left[0]], folder)
+            keep(results, arguments)
         for each in left:
             plan = planned(arguments, each, folder)
             # wrk does not tell when the first piece of an answer came.
             load = Load("asyncio" if each == STREAM else arguments.client)
             measure_together(results, found[each], able[each], load, plan, folder)
-            # What is there is kept, should the rest fail.
-            if arguments.json is not None:
-                results.keep(arguments.json)
+            keep(results, arguments)
     return results
+
+
+def keep(results: Results, arguments: argparse.Namespace) -> None:
+    """Write what is there, should the rest fail."""
+    if arguments.json is not None:
+        results.keep(arguments.json)
 
 
 def client(tool: str) -> str:
@@ -171,12 +177,12 @@ def measure_alone(
     workload: Workload,
     folder: Path,
 ) -> None:
-    """Start each server, look at it, end it: in each round, before all are asked together."""
+    """Start each server, look at it, end it, and again."""
     plan = planned(arguments, workload.name, folder)
     load = Load(arguments.client)
     able = list(servers)
-    for number in range(1, arguments.rounds + 1):
-        say(f"  each alone, round {number} of {arguments.rounds}")
+    for number in range(1, arguments.starts + 1):
+        say(f"  each alone, {number} of {arguments.starts}")
         for server in able.copy():
             turn = Turn(server, workload.name, number, results.samples, results.problems)
             home = folder / server
@@ -193,6 +199,7 @@ def measure_alone(
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure flambeau beside other servers.")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--starts", type=int, default=3, help="of each server, alone")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each window")
     parser.add_argument("--warm-up", type=float, default=3.0, help="load that does not count")
     parser.add_argument("--peers", type=_names(SERVERS), default=list(SERVERS))

@@ -53,11 +53,15 @@ class Served:
 
 @contextmanager
 def serving(
-    folder: Path, models: Mapping[str, str], scheme: str = "http", **settings: object
+    folder: Path,
+    models: Mapping[str, str],
+    scheme: str = "http",
+    source: Path | None = None,
+    **settings: object,
 ) -> Iterator[Served]:
     """Start flambeau on ``folder/store`` and wait until each model (name: archive) has a worker.
 
-    ``settings`` are keys of its configuration.
+    It is imported from ``source``, if that is given. ``settings`` are keys of its configuration.
     """
     # Sockets want short paths, so theirs is not under the folder.
     with tempfile.TemporaryDirectory(prefix="fl-", ignore_cleanup_errors=True) as run_dir:
@@ -68,7 +72,7 @@ def serving(
             started = time.perf_counter()
             with running(
                 command,
-                _environment(folder, settings),
+                _environment(folder, settings, source),
                 cwd=folder,
                 stdout=output,
                 stderr=output,
@@ -93,13 +97,17 @@ def _command(
     return command
 
 
-def _environment(folder: Path, settings: Mapping[str, object]) -> dict[str, str]:
+def _environment(
+    folder: Path, settings: Mapping[str, object], source: Path | None
+) -> dict[str, str]:
     """Nothing of the caller's own configuration; one worker for each model, one thread in it."""
     inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("TS_", "FLAMBEAU_"))
     }
+    if source is not None:
+        inherited["PYTHONPATH"] = str(source)
     return {
         **inherited,
         "FLAMBEAU_MODEL_CACHE_DIR": str(folder / "cache"),

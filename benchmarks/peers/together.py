@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from peers.windows import Plan
     from peers.workloads import Workload
 
+_LONGEST_WORK = 20.0
+_LOOK_EVERY = 0.25
+_IDLE = 0.2
+"""The part of a core up to which a server is idle: some of them are never quite."""
 _STARTS = 2
 """So often a server may fail to start, with a workload."""
 
@@ -60,6 +64,7 @@ class Together:
         for server, running in self._running.items():
             seconds = max(self._plan.warm_up, SERVERS[server].warm_up)
             ask(self._turn(server, 0), running, self._load, 8, seconds, is_kept=False)
+            _wait_until_idle(running)
 
     def round(self, number: int) -> None:
         """At each number of connections one server after the other, in an order that shifts."""
@@ -74,6 +79,7 @@ class Together:
             for server in self._shifted(number - 1):
                 capacity = max(rates[server], default=0.0)
                 offer(self._turn(server, number), self._running[server], capacity, self._plan)
+                _wait_until_idle(self._running[server])
         self._turn(OWN, number).add("other work", other.cores())
 
     def _window(self, server: str, number: int, connections: int, rates: list[float]) -> float:
@@ -88,6 +94,7 @@ class Together:
         turn.add("others", (sum(each.cpu() for each in others) - idle) / took, str(connections))
         if loop is not None:
             turn.add("loop", (before + loop()) / 2, str(connections))
+        _wait_until_idle(running)
         return rate
 
     def _shifted(self, by: int) -> Iterable[str]:
@@ -102,6 +109,17 @@ class Together:
     def _turn(self, server: str, number: int) -> Turn:
         results = self._results
         return Turn(server, self._workload, number, results.samples, results.problems)
+
+
+def _wait_until_idle(running: Running) -> None:
+    """Some work on requests whose clients have left, at the cost of whoever is asked next."""
+    deadline = time.monotonic() + _LONGEST_WORK
+    used = running.cpu()
+    while time.monotonic() < deadline:
+        time.sleep(_LOOK_EVERY)
+        before, used = used, running.cpu()
+        if used - before < _IDLE * _LOOK_EVERY:
+            return
 
 
 def measure_together(

@@ -26,8 +26,8 @@ FASTEST = 5000.0
 LOOP_AT = 32
 """Connections at which serving is compared with a loop."""
 _BESIDES = 60.0
-_ANSWERS = 4
-_LONGEST = 30.0
+_ANSWERS = 3
+_LONGEST = 12.0
 _CONNECTS = 0.004
 """Seconds that a connection may take to be made, on a slow machine; nothing is answered then."""
 

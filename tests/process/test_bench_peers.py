@@ -93,7 +93,18 @@ raise SystemExit(bench_peers.main())
 def _bench(folder: Path, *options: str) -> tuple[str, list[dict[str, Any]]]:
     """The report and the figures of a quick run."""
     figures = folder / "figures.json"
-    quick = ["--seconds", "0.3", "--warm-up", "0.1", "--client", "asyncio", "--blocks", "1"]
+    quick = [
+        "--starts",
+        "2",
+        "--seconds",
+        "0.3",
+        "--warm-up",
+        "0.1",
+        "--client",
+        "asyncio",
+        "--blocks",
+        "1",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", DRIVE, *quick, "--json", str(figures), *options],
         capture_output=True,
