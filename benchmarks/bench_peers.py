@@ -148,7 +148,9 @@ def is_able(results: Results, server: str, workload: str) -> bool:
     reason = SERVERS[server].cannot
     if workload != STREAM or not reason:
         return True
-    results.problems.append(f"{server}, {workload} left out: {reason}.")
+    problem = f"{server}, {workload} left out: {reason}."
+    if problem not in results.problems:
+        results.problems.append(problem)
     return False
 
 
