@@ -77,7 +77,7 @@ class ModelQueue:
         self.max_batch_delay = max_batch_delay
         self._adaptive = adaptive
         self._target = latency_target if adaptive else 0.0
-        self._learns = batch_size > 1 or discipline != FIFO
+        self._learns = batch_size > 1 or discipline != FIFO or self._target > 0.0
         looks_at_time = self._target > 0.0 and discipline == FIFO
         if discipline != self._discipline or looks_at_time != (self._in_time is not None):
             self._in_time = InTime() if looks_at_time else None
@@ -124,7 +124,7 @@ class ModelQueue:
     def ahead_of(self, job: Job) -> int:
         """How many of those that wait would go before ``job`` if it came now."""
         ahead = self._jobs.ahead_of(job)
-        return len(self) if ahead is None else ahead
+        return len(self) if ahead is None else min(ahead, len(self))
 
     def yields_to(self, job: Job) -> Job | None:
         """Who had better leave the full queue for ``job``, which is more urgent."""
@@ -211,10 +211,11 @@ class ModelQueue:
     def _largest(self, now: float) -> int:
         """How many the next batch may have."""
         most, self._most = min(self._most or self.batch_size, self.batch_size), None
+        if self._target:
+            # Who is late is put aside whatever the size.
+            most = int(min(most, self._in_target(now)))
         if most == 1 or not self._adaptive:
             return most
-        if self._target:
-            most = int(min(most, self._in_target(now)))
         return self.arrivals.worthwhile(most, self._workers)
 
     def _in_target(self, now: float) -> float:

@@ -110,7 +110,7 @@ class Router:
         frames: list[Frame] = []
         more = True
         while more:
-            # The frame knows: asking the socket costs as much as receiving another three.
+            # The frame knows: asking the socket would be one more call for each.
             frame = self._socket.recv(copy=False)
             frames.append(frame.bytes)
             more = frame.more

@@ -171,16 +171,31 @@ class Waiting:
         for key in self.keys:
             self.engine.add(VersionSpec(key, "dir", "h.py"))
         self.wanted: set[tuple[str, str]] = set()
+        self.looks = dict.fromkeys(self.keys, 0)
+        self.looked = asyncio.Event()
         self.tasks = [asyncio.ensure_future(self.wait(key)) for key in self.keys]
 
     async def wait(self, key: tuple[str, str]) -> bool:
-        return await self.engine.wait_until(key, lambda: key in self.wanted, 60.0)
+        def look() -> bool:
+            self.looks[key] += 1
+            self.looked.set()
+            return key in self.wanted
+
+        return await self.engine.wait_until(key, look, 60.0)
+
+    async def have_looked(self, times: int, keys: Iterable[tuple[str, str]]) -> None:
+        """Wait until each of these has; the test's own timeout is the deadline."""
+        for key in keys:
+            while self.looks[key] < times:
+                self.looked.clear()
+                await self.looked.wait()
 
     async def change(self, index: int) -> None:
-        """A version changes, and whoever is woken looks."""
-        self.engine.scale(self.keys[index], 0, 0)
-        for _ in range(4):
-            await asyncio.sleep(0)
+        """A version changes, and who waits for it is woken and looks."""
+        key = self.keys[index]
+        looks = self.looks[key]
+        self.engine.scale(key, 0, 0)
+        await self.have_looked(looks + 1, [key])
 
     async def close(self) -> None:
         self.wanted.update(self.keys)
@@ -191,8 +206,9 @@ class Waiting:
 def cost_of_a_change(count: int, socket_path: Path) -> float:
     async def wait() -> Waiting:
         made = Waiting(count, socket_path)
-        await asyncio.sleep(0)
+        await made.have_looked(1, made.keys)
         await made.change(0)  # which tells of all that were added, too
+        await made.have_looked(2, made.keys)
         return made
 
     loop = asyncio.new_event_loop()

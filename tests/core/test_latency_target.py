@@ -71,6 +71,14 @@ def test_who_is_late_has_the_room_that_others_leave() -> None:
     assert queue.waiting() == late[len(batch) - 20 :]
 
 
+def test_who_is_late_is_put_aside_without_batches_too() -> None:
+    queue = ModelQueue(100, 1, 0.1, adaptive=True, latency_target=TARGET)
+    queue.answered(0.0, 0.01, 1, 1)
+    late, other = offer(queue, 0.0, 0.5)
+    assert queue.take(0.55) == [other]
+    assert queue.take(0.55) == [late]
+
+
 def test_where_all_are_late_they_go_in_their_order() -> None:
     queue = make_queue()
     jobs = offer(queue, *[0.0] * 50)
